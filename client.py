@@ -1,0 +1,161 @@
+#!/usr/bin/env python3
+"""The client of the four servers: send a line, show the reply, and again.
+
+At a terminal it asks for a line, and waits for its reply. On a pipe it joins standard input and
+output to the server: bytes go out as they come and replies come in as they come, both at once,
+so two threads are at work.
+"""
+
+import argparse
+import contextlib
+import os
+import socket
+import sys
+import threading
+from typing import Any
+
+DEFAULT_HOST = "localhost"
+DEFAULT_PORT = 10000
+CHUNK = 65536  # bytes moved at a time
+
+
+def main() -> None:
+    """Read the command line, connect, and talk with the server until either side leaves."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("host", metavar="HOST", nargs="?")
+    parser.add_argument("port", metavar="PORT", nargs="?", type=port_number, default=DEFAULT_PORT)
+    options = parser.parse_args()
+    if not (sys.stdin and sys.stdout):
+        sys.exit("client: standard input or standard output is closed")
+    terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    try:
+        host, port = options.host, options.port
+        if host is None:
+            host = ask(f"Host [{DEFAULT_HOST}]: ").strip() or DEFAULT_HOST
+            port = ask_port()
+        with connect(host, port) as sock:
+            chat(sock) if terminal else join(sock)
+    except KeyboardInterrupt:
+        sys.exit(0 if terminal else 130)  # 128 + SIGINT: not all was done
+    except OSError as error:
+        sys.exit(f"client: connection lost: {error.strerror or error}")
+
+
+def connect(host: str, port: int) -> socket.socket:
+    """Return a socket connected to the server; raises SystemExit with one line if there is none."""
+    try:
+        sock = socket.create_connection((host, port))
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        if isinstance(error, ConnectionRefusedError):
+            reason = f"{reason} (no server there, or server1 while it has a client)"
+        sys.exit(f"client: cannot connect to {show((host, port))}: {reason}")
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
+
+
+# --- At a terminal ------------------------------------------------------------------------------
+
+
+def chat(sock: socket.socket) -> None:
+    """Send each line that is typed, and show its reply; raises OSError when the server is lost."""
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401, PLC0415  (input() then has line editing and history)
+    sys.stdin.reconfigure(errors="surrogateescape")  # what is typed goes out as it is,
+    sys.stdout.reconfigure(errors="backslashreplace")  # and what can't be shown is escaped
+    print(f"Connected to {show(sock.getpeername())}. Leave with Ctrl-D, Ctrl-C or bye.")
+    replies = sock.makefile("rb")
+    while True:
+        try:
+            line = input("> ")
+        except EOFError:
+            print()
+            break
+        if line.strip() == "bye":
+            break
+        sock.sendall(line.encode(errors="surrogateescape") + b"\n")
+        reply = replies.readline(CHUNK)
+        if not reply:
+            raise ConnectionError("the server closed it")
+        print(visible(reply.rstrip(b"\r\n")))
+
+
+def visible(reply: bytes) -> str:
+    """Return a reply as text, with all that a terminal might obey escaped."""
+    text = reply.decode(errors="backslashreplace")
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+# --- On a pipe ----------------------------------------------------------------------------------
+
+
+def join(sock: socket.socket) -> None:
+    """Copy standard input to the server, and what it sends to standard output, until it ends.
+
+    Raises OSError when the server is lost, or ends before the input does.
+    """
+    all_sent = threading.Event()
+    threading.Thread(target=upload, args=(sock, all_sent), daemon=True).start()
+    while data := sock.recv(CHUNK):
+        try:
+            while data:
+                data = data[os.write(1, data) :]
+        except BrokenPipeError:
+            sys.exit(1)  # nobody reads on, as behind | head: nothing to say, nobody to tell
+    if not all_sent.is_set():
+        raise ConnectionError("the server closed it")
+
+
+def upload(sock: socket.socket, all_sent: threading.Event) -> None:
+    """Copy standard input to the server, then close the sending side."""
+    with contextlib.suppress(OSError):  # of a lost server the other thread learns as well
+        while data := os.read(0, CHUNK):
+            sock.sendall(data)
+        all_sent.set()
+        sock.shutdown(socket.SHUT_WR)
+
+
+# --- Shared with the servers --------------------------------------------------------------------
+
+
+def ask_port() -> int:
+    """Ask for the port until the answer is one; blank, or no answer at all, is the default.
+
+    Raises SystemExit with status 2 when the input ends after a wrong answer.
+    """
+    question = f"Port [{DEFAULT_PORT}]: "
+    answer = ask(question)
+    while True:
+        try:
+            return port_number(answer.strip() or str(DEFAULT_PORT))
+        except argparse.ArgumentTypeError as error:
+            print(error, file=sys.stderr)
+        answer = ask(question)
+        if not answer:
+            sys.exit(2)
+
+
+def ask(question: str) -> str:
+    """Return a line of standard input with its end, or "" at the end; ask only a terminal."""
+    if not sys.stdin:
+        return ""
+    if sys.stdin.isatty():
+        print(question, end="", file=sys.stderr, flush=True)
+    return sys.stdin.buffer.raw.readline().decode(errors="replace")  # and nothing beyond the line
+
+
+def port_number(text: str) -> int:
+    """Return the port that text names; raises ArgumentTypeError if it names none."""
+    if not (text.isascii() and text.isdigit() and len(text) <= 5 and int(text) <= 65535):
+        raise argparse.ArgumentTypeError(f"{text!a} is not a port: a number from 0 to 65535 is")
+    return int(text)
+
+
+def show(address: Any) -> str:
+    """Return a socket address as people write it: 127.0.0.1:10000, [::1]:10000."""
+    host, port = address[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,335 @@
+#!/usr/bin/env python3
+"""A calculator for one client at a time: blocking sockets, nothing else.
+
+The model: wait for a client, talk with it until it leaves, wait for the next. Each call waits
+until it is done, so the program reads like the conversation it holds. The price: nobody else
+is served meanwhile. They do not even queue: while the server has a client it does not listen,
+so the kernel refuses those who come, and resets those who had come before it stopped.
+
+Read from the top: the model, the conversation, the arithmetic, the command line. Only the
+first part differs from server2.py and server3.py.
+"""
+
+import argparse
+import functools
+import operator
+import os
+import re
+import select
+import signal
+import socket
+import sys
+import time
+from typing import Any, Callable, Union
+
+NAME = "server1"
+DEFAULT_PORT = 10000
+BACKLOG = 1024  # clients that the kernel may keep waiting for accept
+PAUSE = 0.5  # seconds from try to try while there is no room for a client
+TURN = 1024  # bytes read at a time: they bound the memory that their replies take
+KEEPALIVE = {  # a client that vanished is noticed after 100 seconds, see tcp(7)
+    "TCP_KEEPIDLE": 60,  # seconds of silence before the first probe
+    "TCP_KEEPINTVL": 10,  # seconds from probe to probe
+    "TCP_KEEPCNT": 4,  # probes without an answer
+    "TCP_USER_TIMEOUT": 100_000,  # milliseconds for which sent bytes may stay untaken
+}
+MAX_LINE = 1024  # bytes, without the line's end
+MAX_NESTING = 200  # parentheses within parentheses, as in Python
+TOO_BIG = 10**4300  # the first integer of more digits than Python prints
+MAX_BITS = TOO_BIG.bit_length()
+
+Number = Union[int, float]
+
+
+# --- The model: one client, then the next -------------------------------------------------------
+
+
+def serve(listener: socket.socket) -> None:
+    """Serve those who come to the listening socket, one at a time, for ever."""
+    family, address = listener.family, listener.getsockname()
+    while True:
+        sock, peer = insist(listener.accept)
+        listener.close()
+        # The next listener is bound at once, so that the port stays ours. It listens later: with
+        # SO_REUSEADDR, so that old connections do not matter; until then without, so that no
+        # other server can bind the port.
+        listener = insist(lambda: bind(family, address))
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+        log(f"{show(peer)} came")
+        with sock:
+            chat(sock, peer)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            # Listen before the client sees that we close: it may come again at once.
+            insist(functools.partial(listener.listen, BACKLOG))
+
+
+def chat(sock: socket.socket, peer: Any) -> None:
+    """Talk with a client until it leaves."""
+    reason = ""
+    conversation = Calculator()
+    try:
+        while data := sock.recv(TURN):
+            sock.sendall(conversation.feed(data))
+        sock.sendall(conversation.end())
+    except OSError as error:
+        reason = f": {error.strerror}"
+    log(f"{show(peer)} left{reason}")
+
+
+def insist(attempt: Callable[[], Any]) -> Any:
+    """Return what attempt() returns; while it fails (no room), log that and retry each PAUSE."""
+    while True:
+        try:
+            return attempt()
+        except (OSError, RuntimeError) as error:
+            log(f"waiting: {error}")
+            time.sleep(PAUSE)
+
+
+# --- The conversation: one line in, one line out ------------------------------------------------
+#
+# It turns bytes into bytes and knows no socket. So servers 1, 2 and 3 hold the very same one, and
+# a test can talk with it without a network.
+
+
+class Calculator:
+    """What a client has said that is not yet answered: at most the start of one line."""
+
+    def __init__(self) -> None:
+        self.start = b""
+        self.skipping = False  # that line was too long: what still comes of it is thrown away
+
+    def feed(self, data: bytes) -> bytes:
+        """Take the bytes that came; return the replies to the lines that they complete."""
+        if self.skipping:
+            _, newline, data = data.partition(b"\n")
+            self.skipping = not newline
+        *lines, self.start = (self.start + data).split(b"\n")
+        replies = b"".join([reply(line) for line in lines])
+        if len(self.start) > MAX_LINE + len(b"\r"):
+            replies += self.end()
+            self.skipping = True
+        return replies
+
+    def end(self) -> bytes:
+        """Take the end of the input; return the reply to a last line that was not ended."""
+        line, self.start = self.start, b""
+        return reply(line) if line else b""
+
+
+def reply(line: bytes) -> bytes:
+    """Return the reply to a line, itself a line: the value, or an error and the reason."""
+    if line.endswith(b"\r"):
+        line = line[:-1]
+    if len(line) > MAX_LINE:
+        return b"error: line longer than %d bytes\n" % MAX_LINE
+    try:
+        return b"%a\n" % evaluate(line.decode(errors="replace"))
+    except ZeroDivisionError:
+        return b"error: division by zero\n"
+    except OverflowError:
+        return b"error: result too large\n"
+    except ValueError as error:
+        return b"error: %s\n" % str(error).encode()
+
+
+# --- The arithmetic: Dijkstra's shunting yard ---------------------------------------------------
+#
+# From left to right, an operator waits, with its left operand, until one comes that binds no
+# tighter: then its right operand is complete, and it is applied. So those that wait bind ever
+# tighter. A parenthesis waits as well, and lets nothing pass but its partner. The one that came
+# last is in three variables, the others are on a stack.
+
+
+def evaluate(text: str) -> Number:
+    """Return the value of an expression, an int or a finite float: the one that Python gives.
+
+    Raises ValueError with the reason if it has none, ZeroDivisionError, and OverflowError if it,
+    or a product or a power on the way, is out of bounds.
+    """
+    if not text.isascii():
+        raise ValueError("only ASCII characters are understood")
+    operators = OPERATORS
+    if "**" in text:  # the one operator that makes numbers longer than the line is
+        operators = BOUNDED_OPERATORS
+        text = text.replace("**", "↑")
+    if "//" in text:
+        text = text.replace("//", "÷")
+    parts = iter([*SPLIT(text), ")"])  # literals and runs of operators, in turn
+    waiting = [OPENED]
+    level, apply, left = OPENED
+    value = None  # an operand is to come
+    nesting = 0
+    try:
+        for literal, symbols in zip(parts, parts):
+            if literal and (literal := literal.strip(" \t")):
+                if value is not None:
+                    raise ValueError("an operator is missing")
+                value = int(literal) if literal.isdigit() and literal[0] != "0" else read(literal)
+            for symbol in symbols:
+                if value is None:
+                    waiting.append((level, apply, left))
+                    level, apply, left = PREFIXES[symbol]
+                    nesting += symbol == "("
+                    if nesting > MAX_NESTING:
+                        raise ValueError("too many nested parentheses")
+                    continue
+                completes, next_level, function = operators[symbol]
+                while level >= completes:
+                    value = apply(left, value)
+                    level, apply, left = waiting.pop()
+                if function:
+                    waiting.append((level, apply, left))
+                    level, apply, left = next_level, function, value
+                    value = None
+                else:
+                    level, apply, left = waiting.pop()
+                    nesting -= 1
+    except LookupError:  # no such prefix, no such operator, or nothing left that waits
+        waiting.append(OPENED)
+    if waiting:
+        raise ValueError("an operand, an operator or a parenthesis is missing")
+    if not -TOO_BIG < value < TOO_BIG:  # or it is infinite, or not a number
+        raise OverflowError
+    return value
+
+
+def read(literal: str) -> Number:
+    """Return the value of a number as Python writes it; raises ValueError."""
+    if not LITERAL.fullmatch(literal):
+        raise ValueError(f"{literal!a} is not a number")
+    return int(literal) if literal.isdigit() else float(literal)
+
+
+def power(base: Number, exponent: Number) -> Number:
+    """Return base ** exponent; raises what bounded raises, without computing it if it is huge."""
+    integers = type(base) is type(exponent) is int
+    if integers and base and (base.bit_length() - 1) * exponent > MAX_BITS:
+        raise OverflowError
+    return bounded(base**exponent)
+
+
+def bounded(value: Any) -> Number:
+    """Return the value; raises OverflowError for an int too big, ValueError for a complex."""
+    if type(value) is int and not -TOO_BIG < value < TOO_BIG:
+        raise OverflowError
+    if type(value) is complex:
+        raise ValueError("the result is not a real number")
+    return value
+
+
+# At work, ** is ↑ and // is ÷: one character each. An operator completes what waits at a level from
+# its first number on; its second number is its own level. - before x is -1 * x.
+LITERAL = re.compile(r"0+|[1-9]\d*|(\d+\.\d*|\.\d+)([eE][-+]?\d+)?|\d+[eE][-+]?\d+", re.ASCII)
+SPLIT = re.compile(r"((?<![eE])[-+*/%()↑÷]+)").split  # not at the sign of an exponent
+OPENED = (0, None, None)
+PREFIXES = {"(": OPENED, "-": (3, operator.mul, -1), "+": (3, operator.mul, 1)}
+OPERATORS = {
+    "+": (1, 1, operator.add),
+    "-": (1, 1, operator.sub),
+    "*": (2, 2, operator.mul),
+    "/": (2, 2, operator.truediv),
+    "÷": (2, 2, operator.floordiv),
+    "%": (2, 2, operator.mod),
+    "↑": (5, 4, power),  # right to left: it does not complete its like
+    ")": (1, 0, None),
+}
+BOUNDED_OPERATORS = {**OPERATORS, "*": (2, 2, lambda left, right: bounded(left * right))}
+
+
+# --- The command line, and the log --------------------------------------------------------------
+
+
+def main() -> None:
+    """Read the command line, listen, say so, and serve until Ctrl-C or SIGTERM."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # The kernel closes all connections, whatever clients and threads are doing.
+        signal.signal(number, lambda *_: os._exit(0))
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("-b", "--bind", metavar="ADDRESS", default="127.0.0.1")
+    parser.add_argument("port", metavar="PORT", nargs="?", type=port_number)
+    options = parser.parse_args()
+    port = ask_port() if options.port is None else options.port
+    try:
+        found = socket.getaddrinfo(options.bind, port, type=socket.SOCK_STREAM)
+        family, _, _, _, address = found[0]
+        listener = bind(family, address)
+        listener.listen(BACKLOG)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        sys.exit(f"{NAME}: cannot listen on {show((options.bind, port))}: {reason}")
+    say(sys.stdout, f"{NAME} listening on {show(listener.getsockname())}")
+    serve(listener)
+
+
+def ask_port() -> int:
+    """Ask for the port until the answer is one; blank, or no answer at all, is the default.
+
+    Raises SystemExit with status 2 when the input ends after a wrong answer.
+    """
+    question = f"Port [{DEFAULT_PORT}]: "
+    answer = ask(question)
+    while True:
+        try:
+            return port_number(answer.strip() or str(DEFAULT_PORT))
+        except argparse.ArgumentTypeError as error:
+            print(error, file=sys.stderr)
+        answer = ask(question)
+        if not answer:
+            sys.exit(2)
+
+
+def ask(question: str) -> str:
+    """Return a line of standard input with its end, or "" at the end; ask only a terminal."""
+    if not sys.stdin:
+        return ""
+    if sys.stdin.isatty():
+        print(question, end="", file=sys.stderr, flush=True)
+    return sys.stdin.buffer.raw.readline().decode(errors="replace")  # and nothing beyond the line
+
+
+def port_number(text: str) -> int:
+    """Return the port that text names; raises ArgumentTypeError if it names none."""
+    if not (text.isascii() and text.isdigit() and len(text) <= 5 and int(text) <= 65535):
+        raise argparse.ArgumentTypeError(f"{text!a} is not a port: a number from 0 to 65535 is")
+    return int(text)
+
+
+def bind(family: int, address: Any) -> socket.socket:
+    """Return a stream socket bound to the address, not yet listening; raises OSError."""
+    listener = socket.socket(family)
+    if os.name == "posix":  # elsewhere the option lets another server take the port over
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # What follows is for the connections: they inherit it.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in KEEPALIVE.items():
+        if hasattr(socket, option):
+            listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+    listener.bind(address)
+    return listener
+
+
+def show(address: Any) -> str:
+    """Return a socket address as people write it: 127.0.0.1:10000, [::1]:10000."""
+    host, port = address[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+@functools.lru_cache(maxsize=1)  # a line that is the same as the last one is dropped
+def log(text: str) -> None:
+    """Write a line to standard error."""
+    say(sys.stderr, text)
+
+
+def say(stream: Any, text: str) -> None:
+    """Write a line to the stream; drop it if nobody reads: closed, full, or a broken pipe."""
+    try:
+        if select.select([], [stream], [], 0)[1]:
+            os.write(stream.fileno(), f"{text}\n".encode())
+    except (OSError, TypeError, ValueError):
+        pass
+
+
+if __name__ == "__main__":
+    main()

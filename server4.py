@@ -1,0 +1,240 @@
+#!/usr/bin/env python3
+"""An echo server for many clients at once: one process, one thread, select.
+
+The model is that of server3.py, line for line: ask the kernel which sockets can be read or
+written without waiting, give each of them one short turn, ask again. Only the conversation is
+another: it has no lines, and gives back every byte as it came.
+
+Read from the top: the model, the conversation, the command line.
+"""
+
+import argparse
+import contextlib
+import functools
+import os
+import select
+import signal
+import socket
+import sys
+from typing import Any, Optional
+
+NAME = "server4"
+DEFAULT_PORT = 10000
+BACKLOG = 1024  # clients that the kernel may keep waiting for accept
+MAX_CLIENTS = 1000
+FD_SETSIZE = 1024  # select(2) cannot watch this descriptor, nor any above
+PAUSE = 0.5  # seconds from try to try while there is no room for a client
+TURN = 65536  # bytes read at a turn, so also the most that we owe a client
+KEEPALIVE = {  # a client that vanished is noticed after 100 seconds, see tcp(7)
+    "TCP_KEEPIDLE": 60,  # seconds of silence before the first probe
+    "TCP_KEEPINTVL": 10,  # seconds from probe to probe
+    "TCP_KEEPCNT": 4,  # probes without an answer
+    "TCP_USER_TIMEOUT": 100_000,  # milliseconds for which sent bytes may stay untaken
+}
+
+
+# --- The model: a loop, and every client in one of two states -----------------------------------
+#
+# Either we wait to read from a client, or we owe it bytes and wait to send them. While we owe, we
+# do not read. So a client that does not take its replies holds up nobody but itself, costs no
+# more memory than the replies of one turn, and its end is seen only when it has all of them.
+
+
+def serve(listener: socket.socket) -> None:
+    """Serve those who come to the listening socket, for ever."""
+    listener.setblocking(False)
+    door = listener.fileno()
+    reading: dict[int, Client] = {}  # by descriptor: select takes integers faster than sockets
+    writing: dict[int, Client] = {}
+    pause = None
+    while True:
+        watched = [*reading] if pause else [door, *reading]
+        readable, writable, _ = select.select(watched, writing, [], pause)
+        pause = None
+        for descriptor in readable + writable:
+            if descriptor == door:
+                pause = admit(listener, reading, writing)
+                continue
+            client = reading.pop(descriptor, None) or writing.pop(descriptor)
+            try:
+                stays, reason = client.turn(), ""
+            except BlockingIOError:  # nothing had come, or nothing was taken, after all
+                stays = True
+            except OSError as error:
+                stays, reason = False, f": {error.strerror}"
+            if stays:
+                (writing if client.owed else reading)[descriptor] = client
+            else:
+                client.sock.close()
+                log(f"{show(client.peer)} left{reason}")
+
+
+class Client:
+    """A connection: its socket, its address, its conversation, and the bytes that we owe it."""
+
+    __slots__ = ("conversation", "owed", "peer", "sock")
+
+    def __init__(self, sock: socket.socket, peer: Any) -> None:
+        self.sock, self.peer, self.conversation, self.owed = sock, peer, Conversation(), b""
+
+    def turn(self) -> bool:
+        """Send what we owe; if that is nothing, read, and reply at once.
+
+        Returns False when the client has said all and got all; raises OSError when it is lost.
+        """
+        if not self.owed:
+            data = self.sock.recv(TURN)
+            self.owed = self.conversation.feed(data) if data else self.conversation.end()
+            if not (data or self.owed):
+                return False
+        self.owed = self.owed[self.sock.send(self.owed) :]
+        return True
+
+
+def admit(
+    listener: socket.socket, reading: dict[int, Client], writing: dict[int, Client]
+) -> Optional[float]:
+    """Let in all who wait; return the seconds to pause if there was no descriptor for one."""
+    for _ in range(BACKLOG):
+        try:
+            sock, peer = listener.accept()
+        except BlockingIOError:
+            break
+        except ConnectionAbortedError:
+            continue
+        except OSError as error:
+            log(f"waiting: {error}")
+            return PAUSE
+        if len(reading) + len(writing) == MAX_CLIENTS or sock.fileno() >= FD_SETSIZE:
+            refuse(sock, peer)
+            continue
+        sock.setblocking(False)
+        reading[sock.fileno()] = Client(sock, peer)
+        log(f"{show(peer)} came")
+    return None
+
+
+def refuse(sock: socket.socket, peer: Any) -> None:
+    """Tell a client that the server is full, and close its socket."""
+    with sock, contextlib.suppress(OSError):
+        sock.setblocking(False)
+        sock.send(b"error: server full\n")
+        sock.shutdown(socket.SHUT_WR)
+        sock.recv(65536)  # bytes left unread would turn the close into a reset
+    log(f"{show(peer)} refused: server full")
+
+
+# --- The conversation: every byte comes back ----------------------------------------------------
+
+
+class Echo:
+    """The echo service of RFC 862."""
+
+    def feed(self, data: bytes) -> bytes:
+        """Take the bytes that came; return them."""
+        return data
+
+    def end(self) -> bytes:
+        """Take the end of the input; return nothing, for nothing is left to say."""
+        return b""
+
+
+Conversation = Echo
+
+
+# --- The command line, and the log --------------------------------------------------------------
+
+
+def main() -> None:
+    """Read the command line, listen, say so, and serve until Ctrl-C or SIGTERM."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # The kernel closes all connections, whatever clients and threads are doing.
+        signal.signal(number, lambda *_: os._exit(0))
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("-b", "--bind", metavar="ADDRESS", default="127.0.0.1")
+    parser.add_argument("port", metavar="PORT", nargs="?", type=port_number)
+    options = parser.parse_args()
+    port = ask_port() if options.port is None else options.port
+    try:
+        found = socket.getaddrinfo(options.bind, port, type=socket.SOCK_STREAM)
+        family, _, _, _, address = found[0]
+        listener = bind(family, address)
+        listener.listen(BACKLOG)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        sys.exit(f"{NAME}: cannot listen on {show((options.bind, port))}: {reason}")
+    say(sys.stdout, f"{NAME} listening on {show(listener.getsockname())}")
+    serve(listener)
+
+
+def ask_port() -> int:
+    """Ask for the port until the answer is one; blank, or no answer at all, is the default.
+
+    Raises SystemExit with status 2 when the input ends after a wrong answer.
+    """
+    question = f"Port [{DEFAULT_PORT}]: "
+    answer = ask(question)
+    while True:
+        try:
+            return port_number(answer.strip() or str(DEFAULT_PORT))
+        except argparse.ArgumentTypeError as error:
+            print(error, file=sys.stderr)
+        answer = ask(question)
+        if not answer:
+            sys.exit(2)
+
+
+def ask(question: str) -> str:
+    """Return a line of standard input with its end, or "" at the end; ask only a terminal."""
+    if not sys.stdin:
+        return ""
+    if sys.stdin.isatty():
+        print(question, end="", file=sys.stderr, flush=True)
+    return sys.stdin.buffer.raw.readline().decode(errors="replace")  # and nothing beyond the line
+
+
+def port_number(text: str) -> int:
+    """Return the port that text names; raises ArgumentTypeError if it names none."""
+    if not (text.isascii() and text.isdigit() and len(text) <= 5 and int(text) <= 65535):
+        raise argparse.ArgumentTypeError(f"{text!a} is not a port: a number from 0 to 65535 is")
+    return int(text)
+
+
+def bind(family: int, address: Any) -> socket.socket:
+    """Return a stream socket bound to the address, not yet listening; raises OSError."""
+    listener = socket.socket(family)
+    if os.name == "posix":  # elsewhere the option lets another server take the port over
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # What follows is for the connections: they inherit it.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in KEEPALIVE.items():
+        if hasattr(socket, option):
+            listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+    listener.bind(address)
+    return listener
+
+
+def show(address: Any) -> str:
+    """Return a socket address as people write it: 127.0.0.1:10000, [::1]:10000."""
+    host, port = address[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+@functools.lru_cache(maxsize=1)  # a line that is the same as the last one is dropped
+def log(text: str) -> None:
+    """Write a line to standard error."""
+    say(sys.stderr, text)
+
+
+def say(stream: Any, text: str) -> None:
+    """Write a line to the stream; drop it if nobody reads: closed, full, or a broken pipe."""
+    try:
+        if select.select([], [stream], [], 0)[1]:
+            os.write(stream.fileno(), f"{text}\n".encode())
+    except (OSError, TypeError, ValueError):
+        pass
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""What the tests share: the real scripts, started as a user starts them, and clients of theirs."""
+
+import contextlib
+import importlib.util
+import os
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+CALCULATORS = ("server1", "server2", "server3")
+CROWDED = ("server2", "server3", "server4")  # those that serve many at once
+SERVERS = (*CALCULATORS, "server4")
+WAIT = 30  # seconds after which a test gives up waiting; never how long it waits when all is well
+
+
+def load(name):
+    """Return one of the scripts as a module, to test its functions directly."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def until(condition, what="condition", seconds=WAIT):
+    """Return the first true value of condition(); raises AssertionError when there is none."""
+    deadline = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
+        time.sleep(0.01)
+
+
+class Server:
+    """A server script as a subprocess, on a free port; a context manager that ends it."""
+
+    def __init__(self, name, *arguments, prefix=(), **options):
+        self.name = name
+        self.stderr = tempfile.TemporaryFile()
+        options = {"stdin": subprocess.DEVNULL, "stderr": self.stderr, **options}
+        self.process = subprocess.Popen(
+            [*prefix, sys.executable, str(ROOT / f"{name}.py"), *(arguments or ("0",))],
+            stdout=subprocess.PIPE,
+            **options,
+        )
+        self.banner = self.process.stdout.readline().decode()
+        found = re.fullmatch(rf"{name} listening on (.+):(\d+)\n", self.banner)
+        assert found, f"{self.banner!r} {self.log()}"
+        self.host, self.port = found[1].strip("[]"), int(found[2])
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+        self.stderr.close()
+
+    @property
+    def pid(self):
+        """The process's number."""
+        return self.process.pid
+
+    def log(self):
+        """Return all that the server has written to standard error."""
+        size = os.fstat(self.stderr.fileno()).st_size
+        return os.pread(self.stderr.fileno(), size, 0).decode()
+
+    def connect(self, timeout=WAIT):
+        """Return a client: a connected socket."""
+        return socket.create_connection((self.host, self.port), timeout=timeout)
+
+    def connect_to_idle(self):
+        """Return a client of a server1 that a moment ago may still have had another."""
+
+        def attempt():
+            with contextlib.suppress(ConnectionError):
+                return self.connect()
+
+        return until(attempt, "server1 listens again")
+
+    def stop(self, number=signal.SIGTERM):
+        """Send the signal; return the exit status and the seconds that it took."""
+        begun = time.monotonic()
+        self.process.send_signal(number)
+        return self.process.wait(WAIT), time.monotonic() - begun
+
+
+def ask(sock, text):
+    """Send text, a str or bytes, and an LF; return the reply line without its LF, as a str."""
+    sock.sendall((text if isinstance(text, bytes) else text.encode()) + b"\n")
+    return read_line(sock)
+
+
+def read_line(sock):
+    """Return the next line from a socket, without its LF, as a str; what follows stays unread."""
+    line = b""
+    while not line.endswith(b"\n"):
+        byte = sock.recv(1)
+        assert byte, f"the server closed the connection after {line!r}"
+        line += byte
+    return line[:-1].decode()
+
+
+def read_all(sock):
+    """Return all bytes from a socket up to its end."""
+    chunks = []
+    while chunk := sock.recv(65536):
+        chunks.append(chunk)
+    return b"".join(chunks)
