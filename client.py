@@ -60,7 +60,7 @@ def connect(host: str, port: int) -> socket.socket:
 def chat(sock: socket.socket) -> None:
     """Send each line that is typed, and show its reply; raises OSError when the server is lost."""
     with contextlib.suppress(ImportError):
-        import readline  # noqa: F401, PLC0415  (input() then has line editing and history)
+        import readline  # noqa: F401  (gives input() line editing and history)
     sys.stdin.reconfigure(errors="surrogateescape")  # what is typed goes out as it is,
     sys.stdout.reconfigure(errors="backslashreplace")  # and what can't be shown is escaped
     print(f"Connected to {show(sock.getpeername())}. Leave with Ctrl-D, Ctrl-C or bye.")
