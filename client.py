@@ -119,20 +119,16 @@ def upload(sock: socket.socket, all_sent: threading.Event) -> None:
 
 
 def ask_port() -> int:
-    """Ask for the port until the answer is one; blank, or no answer at all, is the default.
-
-    Raises SystemExit with status 2 when the input ends after a wrong answer.
-    """
+    """Ask until the answer is a port; raises SystemExit if the input ends after a wrong one."""
     question = f"Port [{DEFAULT_PORT}]: "
-    answer = ask(question)
-    while True:
+    answer = ask(question) or str(DEFAULT_PORT)
+    while answer:
         try:
             return port_number(answer.strip() or str(DEFAULT_PORT))
         except argparse.ArgumentTypeError as error:
             print(error, file=sys.stderr)
         answer = ask(question)
-        if not answer:
-            sys.exit(2)
+    sys.exit(2)
 
 
 def ask(question: str) -> str:

@@ -11,6 +11,7 @@ first part differs from server2.py and server3.py.
 """
 
 import argparse
+import contextlib
 import functools
 import operator
 import os
@@ -20,7 +21,7 @@ import signal
 import socket
 import sys
 import time
-from typing import Any, Callable, Union
+from typing import Any, Callable, Optional, Union
 
 NAME = "server1"
 DEFAULT_PORT = 10000
@@ -81,6 +82,8 @@ def insist(attempt: Callable[[], Any]) -> Any:
     while True:
         try:
             return attempt()
+        except ConnectionAbortedError:  # it left before we could accept it
+            continue
         except (OSError, RuntimeError) as error:
             log(f"waiting: {error}")
             time.sleep(PAUSE)
@@ -144,8 +147,8 @@ def reply(line: bytes) -> bytes:
 def evaluate(text: str) -> Number:
     """Return the value of an expression, an int or a finite float: the one that Python gives.
 
-    Raises ValueError with the reason if it has none, ZeroDivisionError, and OverflowError if it,
-    or a product or a power on the way, is out of bounds.
+    Raises ValueError with the reason, ZeroDivisionError, or OverflowError: the value, or a product
+    or a power on the way to it, is out of bounds.
     """
     if not text.isascii():
         raise ValueError("only ASCII characters are understood")
@@ -155,18 +158,22 @@ def evaluate(text: str) -> Number:
         text = text.replace("**", "↑")
     if "//" in text:
         text = text.replace("//", "÷")
-    parts = iter([*SPLIT(text), ")"])  # literals and runs of operators, in turn
+    parts = SPLIT(text)  # literals and runs of symbols, in turn
+    parts.append(")")
+    pairs = iter(parts)
     waiting = [OPENED]
     level, apply, left = OPENED
     value = None  # an operand is to come
     nesting = 0
     try:
-        for literal, symbols in zip(parts, parts):
-            if literal and (literal := literal.strip(" \t")):
-                if value is not None:
+        for literal in pairs:
+            if literal:
+                if value is None:
+                    plain = literal.isdigit() and literal[0] != "0"
+                    value = int(literal) if plain else read(literal)
+                elif literal.strip(" \t"):
                     raise ValueError("an operator is missing")
-                value = int(literal) if literal.isdigit() and literal[0] != "0" else read(literal)
-            for symbol in symbols:
+            for symbol in next(pairs):
                 if value is None:
                     waiting.append((level, apply, left))
                     level, apply, left = PREFIXES[symbol]
@@ -175,28 +182,38 @@ def evaluate(text: str) -> Number:
                         raise ValueError("too many nested parentheses")
                     continue
                 completes, next_level, function = operators[symbol]
-                while level >= completes:
+                while level > completes:
                     value = apply(left, value)
                     level, apply, left = waiting.pop()
-                if function:
+                if level < completes:
                     waiting.append((level, apply, left))
                     level, apply, left = next_level, function, value
+                    value = None
+                elif function:
+                    apply, left = function, apply(left, value)
                     value = None
                 else:
                     level, apply, left = waiting.pop()
                     nesting -= 1
-    except LookupError:  # no such prefix, no such operator, or nothing left that waits
+    except KeyError:
+        what = "operand" if value is None else "operator"
+        raise ValueError(f"an {what} is missing") from None
+    except IndexError:
         waiting.append(OPENED)
     if waiting:
-        raise ValueError("an operand, an operator or a parenthesis is missing")
+        raise ValueError("a parenthesis is missing")
     if not -TOO_BIG < value < TOO_BIG:  # or it is infinite, or not a number
         raise OverflowError
     return value
 
 
-def read(literal: str) -> Number:
-    """Return the value of a number as Python writes it; raises ValueError."""
-    if not LITERAL.fullmatch(literal):
+def read(literal: str) -> Optional[Number]:
+    """Return the number, or None if literal is blank; raises ValueError as Python would."""
+    literal = literal.strip(" \t")
+    if not literal:
+        return None
+    padded = literal[0] == "0" and literal.isdigit() and literal.strip("0")
+    if padded or literal.strip("0123456789.eE+-"):
         raise ValueError(f"{literal!a} is not a number")
     return int(literal) if literal.isdigit() else float(literal)
 
@@ -218,9 +235,9 @@ def bounded(value: Any) -> Number:
     return value
 
 
-# At work, ** is ↑ and // is ÷: one character each. An operator completes what waits at a level from
-# its first number on; its second number is its own level. - before x is -1 * x.
-LITERAL = re.compile(r"0+|[1-9]\d*|(\d+\.\d*|\.\d+)([eE][-+]?\d+)?|\d+[eE][-+]?\d+", re.ASCII)
+# While at work, ** is ↑ and // is ÷, one character each. What waits at a level above an operator's
+# first number is complete when the operator comes, what waits at that level gives it its place,
+# and the second number is the level at which it waits itself. A sign is a product: -1 * x.
 SPLIT = re.compile(r"((?<![eE])[-+*/%()↑÷]+)").split  # not at the sign of an exponent
 OPENED = (0, None, None)
 PREFIXES = {"(": OPENED, "-": (3, operator.mul, -1), "+": (3, operator.mul, 1)}
@@ -232,7 +249,7 @@ OPERATORS = {
     "÷": (2, 2, operator.floordiv),
     "%": (2, 2, operator.mod),
     "↑": (5, 4, power),  # right to left: it does not complete its like
-    ")": (1, 0, None),
+    ")": (0, 0, None),
 }
 BOUNDED_OPERATORS = {**OPERATORS, "*": (2, 2, lambda left, right: bounded(left * right))}
 
@@ -243,40 +260,36 @@ BOUNDED_OPERATORS = {**OPERATORS, "*": (2, 2, lambda left, right: bounded(left *
 def main() -> None:
     """Read the command line, listen, say so, and serve until Ctrl-C or SIGTERM."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        # The kernel closes all connections, whatever clients and threads are doing.
-        signal.signal(number, lambda *_: os._exit(0))
+        signal.signal(number, lambda *_: os._exit(0))  # the kernel closes the connections
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("-b", "--bind", metavar="ADDRESS", default="127.0.0.1")
     parser.add_argument("port", metavar="PORT", nargs="?", type=port_number)
     options = parser.parse_args()
     port = ask_port() if options.port is None else options.port
     try:
-        found = socket.getaddrinfo(options.bind, port, type=socket.SOCK_STREAM)
-        family, _, _, _, address = found[0]
+        family, _, _, _, address = socket.getaddrinfo(options.bind, port, type=socket.SOCK_STREAM)[
+            0
+        ]
         listener = bind(family, address)
         listener.listen(BACKLOG)
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
         sys.exit(f"{NAME}: cannot listen on {show((options.bind, port))}: {reason}")
-    say(sys.stdout, f"{NAME} listening on {show(listener.getsockname())}")
+    log(f"{NAME} listening on {show(listener.getsockname())}", sys.stdout)
     serve(listener)
 
 
 def ask_port() -> int:
-    """Ask for the port until the answer is one; blank, or no answer at all, is the default.
-
-    Raises SystemExit with status 2 when the input ends after a wrong answer.
-    """
+    """Ask until the answer is a port; raises SystemExit if the input ends after a wrong one."""
     question = f"Port [{DEFAULT_PORT}]: "
-    answer = ask(question)
-    while True:
+    answer = ask(question) or str(DEFAULT_PORT)
+    while answer:
         try:
             return port_number(answer.strip() or str(DEFAULT_PORT))
         except argparse.ArgumentTypeError as error:
             print(error, file=sys.stderr)
         answer = ask(question)
-        if not answer:
-            sys.exit(2)
+    sys.exit(2)
 
 
 def ask(question: str) -> str:
@@ -316,19 +329,12 @@ def show(address: Any) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-@functools.lru_cache(maxsize=1)  # a line that is the same as the last one is dropped
-def log(text: str) -> None:
-    """Write a line to standard error."""
-    say(sys.stderr, text)
-
-
-def say(stream: Any, text: str) -> None:
+@functools.lru_cache(maxsize=1)  # the same line again is dropped
+def log(text: str, stream: Any = sys.stderr) -> None:
     """Write a line to the stream; drop it if nobody reads: closed, full, or a broken pipe."""
-    try:
+    with contextlib.suppress(OSError, TypeError):
         if select.select([], [stream], [], 0)[1]:
             os.write(stream.fileno(), f"{text}\n".encode())
-    except (OSError, TypeError, ValueError):
-        pass
 
 
 if __name__ == "__main__":

@@ -48,10 +48,10 @@ def serve(listener: socket.socket) -> None:
     writing: dict[int, Client] = {}
     pause = None
     while True:
-        watched = [*reading] if pause else [door, *reading]
+        watched = [*reading] if pause else [*reading, door]  # who leaves makes room for who comes
         readable, writable, _ = select.select(watched, writing, [], pause)
         pause = None
-        for descriptor in readable + writable:
+        for descriptor in writable + readable:
             if descriptor == door:
                 pause = admit(listener, reading, writing)
                 continue
@@ -85,8 +85,8 @@ class Client:
         if not self.owed:
             data = self.sock.recv(TURN)
             self.owed = self.conversation.feed(data) if data else self.conversation.end()
-            if not (data or self.owed):
-                return False
+            if not self.owed:
+                return bool(data)
         self.owed = self.owed[self.sock.send(self.owed) :]
         return True
 
@@ -148,40 +148,36 @@ Conversation = Echo
 def main() -> None:
     """Read the command line, listen, say so, and serve until Ctrl-C or SIGTERM."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        # The kernel closes all connections, whatever clients and threads are doing.
-        signal.signal(number, lambda *_: os._exit(0))
+        signal.signal(number, lambda *_: os._exit(0))  # the kernel closes the connections
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("-b", "--bind", metavar="ADDRESS", default="127.0.0.1")
     parser.add_argument("port", metavar="PORT", nargs="?", type=port_number)
     options = parser.parse_args()
     port = ask_port() if options.port is None else options.port
     try:
-        found = socket.getaddrinfo(options.bind, port, type=socket.SOCK_STREAM)
-        family, _, _, _, address = found[0]
+        family, _, _, _, address = socket.getaddrinfo(options.bind, port, type=socket.SOCK_STREAM)[
+            0
+        ]
         listener = bind(family, address)
         listener.listen(BACKLOG)
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
         sys.exit(f"{NAME}: cannot listen on {show((options.bind, port))}: {reason}")
-    say(sys.stdout, f"{NAME} listening on {show(listener.getsockname())}")
+    log(f"{NAME} listening on {show(listener.getsockname())}", sys.stdout)
     serve(listener)
 
 
 def ask_port() -> int:
-    """Ask for the port until the answer is one; blank, or no answer at all, is the default.
-
-    Raises SystemExit with status 2 when the input ends after a wrong answer.
-    """
+    """Ask until the answer is a port; raises SystemExit if the input ends after a wrong one."""
     question = f"Port [{DEFAULT_PORT}]: "
-    answer = ask(question)
-    while True:
+    answer = ask(question) or str(DEFAULT_PORT)
+    while answer:
         try:
             return port_number(answer.strip() or str(DEFAULT_PORT))
         except argparse.ArgumentTypeError as error:
             print(error, file=sys.stderr)
         answer = ask(question)
-        if not answer:
-            sys.exit(2)
+    sys.exit(2)
 
 
 def ask(question: str) -> str:
@@ -221,19 +217,12 @@ def show(address: Any) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-@functools.lru_cache(maxsize=1)  # a line that is the same as the last one is dropped
-def log(text: str) -> None:
-    """Write a line to standard error."""
-    say(sys.stderr, text)
-
-
-def say(stream: Any, text: str) -> None:
+@functools.lru_cache(maxsize=1)  # the same line again is dropped
+def log(text: str, stream: Any = sys.stderr) -> None:
     """Write a line to the stream; drop it if nobody reads: closed, full, or a broken pipe."""
-    try:
+    with contextlib.suppress(OSError, TypeError):
         if select.select([], [stream], [], 0)[1]:
             os.write(stream.fileno(), f"{text}\n".encode())
-    except (OSError, TypeError, ValueError):
-        pass
 
 
 if __name__ == "__main__":
