@@ -220,9 +220,11 @@ def read(literal: str) -> Optional[Number]:
 
 def power(base: Number, exponent: Number) -> Number:
     """Return base ** exponent; raises what bounded raises, without computing it if it is huge."""
-    integers = type(base) is type(exponent) is int
-    if integers and base and (base.bit_length() - 1) * exponent > MAX_BITS:
-        raise OverflowError
+    if type(base) is type(exponent) is int and exponent > 0:
+        if (base.bit_length() - 1) * exponent > MAX_BITS:
+            raise OverflowError
+        if -1 <= base <= 1:  # then nothing counts but whether the exponent is odd
+            exponent = 2 - exponent % 2
     return bounded(base**exponent)
 
 

@@ -1,15 +1,20 @@
 """What the tests share: the real scripts, started as a user starts them, and clients of theirs."""
 
+import codecs
 import contextlib
+import fcntl
 import importlib.util
 import os
 import pathlib
+import pty
 import re
+import select
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -116,3 +121,80 @@ def read_all(sock):
     while chunk := sock.recv(65536):
         chunks.append(chunk)
     return b"".join(chunks)
+
+
+def run(name, *arguments, prefix=(), **options):
+    """Run a script to its end; return its status, and what it wrote to standard output and error.
+
+    Its standard input is empty, if neither input nor stdin says what it is.
+    """
+    if "input" not in options:
+        options.setdefault("stdin", subprocess.DEVNULL)
+    done = subprocess.run(
+        [*prefix, sys.executable, str(ROOT / f"{name}.py"), *map(str, arguments)],
+        stdout=options.pop("stdout", subprocess.PIPE),
+        stderr=subprocess.PIPE,
+        timeout=WAIT,
+        **options,
+    )
+    return done.returncode, done.stdout, done.stderr.decode()
+
+
+class Terminal:
+    """A script at a terminal of its own, with a person who types and looks."""
+
+    def __init__(self, name, *arguments):
+        self.screen = ""  # all that has been shown
+        self.seen = 0  # how much of it the person has read
+        self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self.master, slave = pty.openpty()
+        self.process = subprocess.Popen(
+            [sys.executable, str(ROOT / f"{name}.py"), *map(str, arguments)],
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            env={**os.environ, "TERM": "dumb", "LC_ALL": "C.UTF-8", "PYTHONUTF8": "1"},
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so Ctrl-C is a signal
+        )
+        os.close(slave)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+        os.close(self.master)
+
+    def type(self, text):
+        """Type the text; a line ends in \\r, and Ctrl-C and Ctrl-D are \\x03 and \\x04."""
+        os.write(self.master, text.encode())
+
+    def look(self, seconds):
+        """Take in what is shown within the seconds; return whether anything can follow."""
+        if not select.select([self.master], [], [], seconds)[0]:
+            return True
+        try:
+            data = os.read(self.master, 65536)
+        except OSError:  # the last program at this terminal has ended
+            return False
+        self.screen += self.decoder.decode(data)
+        return bool(data)
+
+    def shows(self, text):
+        """Wait until the screen shows text after what was read; return all up to its end."""
+        deadline = time.monotonic() + WAIT
+        while (found := self.screen.find(text, self.seen)) < 0:
+            alive = self.look(0.1)
+            assert alive or text in self.screen[self.seen :], f"no {text!r} in {self.screen!r}"
+            assert time.monotonic() < deadline, f"no {text!r} in {self.screen!r}"
+        begun, self.seen = self.seen, found + len(text)
+        return self.screen[begun : self.seen]
+
+    def ends(self):
+        """Wait until the script has ended; return its status and all that was not yet read."""
+        deadline = time.monotonic() + WAIT
+        while self.look(0.1):
+            assert time.monotonic() < deadline, f"it goes on: {self.screen!r}"
+        return self.process.wait(WAIT), self.screen[self.seen :]
