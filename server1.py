@@ -67,11 +67,11 @@ def serve(listener: socket.socket) -> None:
 def chat(sock: socket.socket, peer: Any) -> None:
     """Talk with a client until it leaves."""
     reason = ""
-    conversation = Calculator()
+    requests = Requests()
     try:
         while data := sock.recv(TURN):
-            sock.sendall(conversation.feed(data))
-        sock.sendall(conversation.end())
+            sock.sendall(b"".join(map(reply, requests.feed(data))))
+        sock.sendall(b"".join(map(reply, requests.end())))
     except OSError as error:
         reason = f": {error.strerror}"
     log(f"{show(peer)} left{reason}")
@@ -91,33 +91,32 @@ def insist(attempt: Callable[[], Any]) -> Any:
 
 # --- The conversation: one line in, one line out ------------------------------------------------
 #
-# It turns bytes into bytes and knows no socket. So servers 1, 2 and 3 hold the very same one, and
-# a test can talk with it without a network.
+# It turns bytes into lines and lines into replies, and knows no socket. So servers 1, 2 and 3 hold
+# the very same one, and a test can talk with it without a network.
 
 
-class Calculator:
-    """What a client has said that is not yet answered: at most the start of one line."""
+class Requests:
+    """Cuts what a client sends into lines; keeps at most the start of one."""
 
     def __init__(self) -> None:
         self.start = b""
         self.skipping = False  # that line was too long: what still comes of it is thrown away
 
-    def feed(self, data: bytes) -> bytes:
-        """Take the bytes that came; return the replies to the lines that they complete."""
+    def feed(self, data: bytes) -> list[bytes]:
+        """Take the bytes that came; return the lines that they complete, without their LF."""
         if self.skipping:
             _, newline, data = data.partition(b"\n")
             self.skipping = not newline
         *lines, self.start = (self.start + data).split(b"\n")
-        replies = b"".join([reply(line) for line in lines])
         if len(self.start) > MAX_LINE + len(b"\r"):
-            replies += self.end()
+            lines += self.end()  # it gets its one reply now, an error
             self.skipping = True
-        return replies
+        return lines
 
-    def end(self) -> bytes:
-        """Take the end of the input; return the reply to a last line that was not ended."""
+    def end(self) -> list[bytes]:
+        """Take the end of the input; return the last line if it was not ended."""
         line, self.start = self.start, b""
-        return reply(line) if line else b""
+        return [line] if line else []
 
 
 def reply(line: bytes) -> bytes:

@@ -29,7 +29,7 @@ BACKLOG = 1024  # clients that the kernel may keep waiting for accept
 MAX_CLIENTS = 1000
 FD_SETSIZE = 1024  # select(2) cannot watch this descriptor, nor any above
 PAUSE = 0.5  # seconds from try to try while there is no room for a client
-TURN = 1024  # bytes read at a turn: they bound its time, and the memory of its replies
+TURN = 1024  # bytes read or replied at a turn: they bound its time and its memory
 KEEPALIVE = {  # a client that vanished is noticed after 100 seconds, see tcp(7)
     "TCP_KEEPIDLE": 60,  # seconds of silence before the first probe
     "TCP_KEEPINTVL": 10,  # seconds from probe to probe
@@ -46,9 +46,10 @@ Number = Union[int, float]
 
 # --- The model: a loop, and every client in one of two states -----------------------------------
 #
-# Either we wait to read from a client, or we owe it bytes and wait to send them. While we owe, we
-# do not read. So a client that does not take its replies holds up nobody but itself, costs no
-# more memory than the replies of one turn, and its end is seen only when it has all of them.
+# Either we wait to read from a client, or we owe it replies and wait to send them. While we owe, we
+# do not read. So a client that does not take its replies holds up nobody but itself, costs little
+# memory, and its end is seen only when it has everything. A turn is short: it reads, or computes,
+# no more than about TURN bytes.
 
 
 def serve(listener: socket.socket) -> None:
@@ -74,30 +75,35 @@ def serve(listener: socket.socket) -> None:
             except OSError as error:
                 stays, reason = False, f": {error.strerror}"
             if stays:
-                (writing if client.owed else reading)[descriptor] = client
+                (writing if client.owed or client.requests else reading)[descriptor] = client
             else:
                 client.sock.close()
                 log(f"{show(client.peer)} left{reason}")
 
 
 class Client:
-    """A connection: its socket, its address, its conversation, and the bytes that we owe it."""
+    """A connection: its socket and address, and what we owe it: requests to answer, bytes."""
 
-    __slots__ = ("conversation", "owed", "peer", "sock")
+    __slots__ = ("framing", "owed", "peer", "requests", "sock")
 
     def __init__(self, sock: socket.socket, peer: Any) -> None:
-        self.sock, self.peer, self.conversation, self.owed = sock, peer, Conversation(), b""
+        self.sock, self.peer, self.framing = sock, peer, Requests()
+        self.requests: list[bytes] = []
+        self.owed = b""
 
     def turn(self) -> bool:
-        """Send what we owe; if that is nothing, read, and reply at once.
+        """Read if we owe nothing, compute if there is nothing to send, and send.
 
         Returns False when the client has said all and got all; raises OSError when it is lost.
         """
         if not self.owed:
-            data = self.sock.recv(TURN)
-            self.owed = self.conversation.feed(data) if data else self.conversation.end()
-            if not self.owed:
-                return bool(data)
+            if not self.requests:
+                data = self.sock.recv(TURN)
+                self.requests = self.framing.feed(data) if data else self.framing.end()
+                if not self.requests:
+                    return bool(data)
+            while self.requests and len(self.owed) < TURN:
+                self.owed += reply(self.requests.pop(0))
         self.owed = self.owed[self.sock.send(self.owed) :]
         return True
 
@@ -137,33 +143,32 @@ def refuse(sock: socket.socket, peer: Any) -> None:
 
 # --- The conversation: one line in, one line out ------------------------------------------------
 #
-# It turns bytes into bytes and knows no socket. So servers 1, 2 and 3 hold the very same one, and
-# a test can talk with it without a network.
+# It turns bytes into lines and lines into replies, and knows no socket. So servers 1, 2 and 3 hold
+# the very same one, and a test can talk with it without a network.
 
 
-class Calculator:
-    """What a client has said that is not yet answered: at most the start of one line."""
+class Requests:
+    """Cuts what a client sends into lines; keeps at most the start of one."""
 
     def __init__(self) -> None:
         self.start = b""
         self.skipping = False  # that line was too long: what still comes of it is thrown away
 
-    def feed(self, data: bytes) -> bytes:
-        """Take the bytes that came; return the replies to the lines that they complete."""
+    def feed(self, data: bytes) -> list[bytes]:
+        """Take the bytes that came; return the lines that they complete, without their LF."""
         if self.skipping:
             _, newline, data = data.partition(b"\n")
             self.skipping = not newline
         *lines, self.start = (self.start + data).split(b"\n")
-        replies = b"".join([reply(line) for line in lines])
         if len(self.start) > MAX_LINE + len(b"\r"):
-            replies += self.end()
+            lines += self.end()  # it gets its one reply now, an error
             self.skipping = True
-        return replies
+        return lines
 
-    def end(self) -> bytes:
-        """Take the end of the input; return the reply to a last line that was not ended."""
+    def end(self) -> list[bytes]:
+        """Take the end of the input; return the last line if it was not ended."""
         line, self.start = self.start, b""
-        return reply(line) if line else b""
+        return [line] if line else []
 
 
 def reply(line: bytes) -> bytes:
@@ -180,9 +185,6 @@ def reply(line: bytes) -> bytes:
         return b"error: result too large\n"
     except ValueError as error:
         return b"error: %s\n" % str(error).encode()
-
-
-Conversation = Calculator
 
 
 # --- The arithmetic: Dijkstra's shunting yard ---------------------------------------------------

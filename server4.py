@@ -35,9 +35,10 @@ KEEPALIVE = {  # a client that vanished is noticed after 100 seconds, see tcp(7)
 
 # --- The model: a loop, and every client in one of two states -----------------------------------
 #
-# Either we wait to read from a client, or we owe it bytes and wait to send them. While we owe, we
-# do not read. So a client that does not take its replies holds up nobody but itself, costs no
-# more memory than the replies of one turn, and its end is seen only when it has all of them.
+# Either we wait to read from a client, or we owe it replies and wait to send them. While we owe, we
+# do not read. So a client that does not take its replies holds up nobody but itself, costs little
+# memory, and its end is seen only when it has everything. A turn is short: it reads, or computes,
+# no more than about TURN bytes.
 
 
 def serve(listener: socket.socket) -> None:
@@ -63,30 +64,35 @@ def serve(listener: socket.socket) -> None:
             except OSError as error:
                 stays, reason = False, f": {error.strerror}"
             if stays:
-                (writing if client.owed else reading)[descriptor] = client
+                (writing if client.owed or client.requests else reading)[descriptor] = client
             else:
                 client.sock.close()
                 log(f"{show(client.peer)} left{reason}")
 
 
 class Client:
-    """A connection: its socket, its address, its conversation, and the bytes that we owe it."""
+    """A connection: its socket and address, and what we owe it: requests to answer, bytes."""
 
-    __slots__ = ("conversation", "owed", "peer", "sock")
+    __slots__ = ("framing", "owed", "peer", "requests", "sock")
 
     def __init__(self, sock: socket.socket, peer: Any) -> None:
-        self.sock, self.peer, self.conversation, self.owed = sock, peer, Conversation(), b""
+        self.sock, self.peer, self.framing = sock, peer, Requests()
+        self.requests: list[bytes] = []
+        self.owed = b""
 
     def turn(self) -> bool:
-        """Send what we owe; if that is nothing, read, and reply at once.
+        """Read if we owe nothing, compute if there is nothing to send, and send.
 
         Returns False when the client has said all and got all; raises OSError when it is lost.
         """
         if not self.owed:
-            data = self.sock.recv(TURN)
-            self.owed = self.conversation.feed(data) if data else self.conversation.end()
-            if not self.owed:
-                return bool(data)
+            if not self.requests:
+                data = self.sock.recv(TURN)
+                self.requests = self.framing.feed(data) if data else self.framing.end()
+                if not self.requests:
+                    return bool(data)
+            while self.requests and len(self.owed) < TURN:
+                self.owed += reply(self.requests.pop(0))
         self.owed = self.owed[self.sock.send(self.owed) :]
         return True
 
@@ -124,22 +130,24 @@ def refuse(sock: socket.socket, peer: Any) -> None:
     log(f"{show(peer)} refused: server full")
 
 
-# --- The conversation: every byte comes back ----------------------------------------------------
+# --- The conversation: every byte comes back, see RFC 862 ---------------------------------------
 
 
-class Echo:
-    """The echo service of RFC 862."""
+class Requests:
+    """Takes what a client sends as it comes: there are no lines."""
 
-    def feed(self, data: bytes) -> bytes:
-        """Take the bytes that came; return them."""
-        return data
+    def feed(self, data: bytes) -> list[bytes]:
+        """Take the bytes that came; return them, one request."""
+        return [data]
 
-    def end(self) -> bytes:
-        """Take the end of the input; return nothing, for nothing is left to say."""
-        return b""
+    def end(self) -> list[bytes]:
+        """Take the end of the input; return nothing, for nothing was kept."""
+        return []
 
 
-Conversation = Echo
+def reply(data: bytes) -> bytes:
+    """Return the reply to the bytes: the same bytes."""
+    return data
 
 
 # --- The command line, and the log --------------------------------------------------------------

@@ -48,7 +48,7 @@ class Server:
 
     def __init__(self, name, *arguments, prefix=(), **options):
         self.name = name
-        self.stderr = tempfile.TemporaryFile()
+        self.stderr = tempfile.TemporaryFile()  # noqa: SIM115  (__exit__ closes it)
         options = {"stdin": subprocess.DEVNULL, "stderr": self.stderr, **options}
         self.process = subprocess.Popen(
             [*prefix, sys.executable, str(ROOT / f"{name}.py"), *(arguments or ("0",))],
