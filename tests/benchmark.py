@@ -1,0 +1,306 @@
+#!/usr/bin/env python3
+"""Measure the four servers, and what one would write instead, side by side.
+
+usage: python3 tests/benchmark.py [--seconds S]
+
+Each client sends a line, waits for its reply, and sends the next. The table has, for 1 to 900 such
+clients, the replies per second, the median and the 99th percentile of the round trip, and how much
+of a processor the server used. Where that is near 100 %, the server is what was measured and not
+the load: server and load have a processor each, and the load had time to wait for the server.
+
+The peers are asyncio's Protocol, socketserver's threads, both with the built-in eval, which is
+neither safe nor bounded, and uvloop where it is installed.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import importlib.util
+import math
+import os
+import pathlib
+import platform
+import random
+import re
+import resource
+import select
+import socket
+import socketserver
+import statistics
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+CLIENTS = (1, 10, 100, 900)
+ADMISSION = 8  # seconds for all clients to get their first reply
+SUM, ANSWER = b"12*(3+4)-7/2\n", b"80.5\n"
+TEXT = b"x" * 63 + b"\n"
+
+
+# --- The peers ----------------------------------------------------------------------------------
+
+
+def answer(line):
+    """Return the reply to a line as a program without care would make it."""
+    try:
+        return b"%a\n" % eval(line, {"__builtins__": {}})
+    except Exception as error:
+        return b"error: %a\n" % error
+
+
+class EchoProtocol(asyncio.Protocol):
+    """An echo on asyncio or uvloop."""
+
+    def connection_made(self, transport):
+        """Keep the transport."""
+        self.transport = transport
+
+    def data_received(self, data):
+        """Send back what came."""
+        self.transport.write(data)
+
+
+class SumProtocol(EchoProtocol):
+    """A calculator on asyncio or uvloop."""
+
+    start = b""
+
+    def data_received(self, data):
+        """Answer the lines that are complete."""
+        *lines, self.start = (self.start + data).split(b"\n")
+        self.transport.write(b"".join(map(answer, lines)))
+
+
+class EchoHandler(socketserver.BaseRequestHandler):
+    """An echo in a thread."""
+
+    def handle(self):
+        """Send back what comes."""
+        self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        while data := self.request.recv(65536):
+            self.request.sendall(data)
+
+
+class SumHandler(socketserver.StreamRequestHandler):
+    """A calculator in a thread."""
+
+    disable_nagle_algorithm = True
+
+    def handle(self):
+        """Answer each line."""
+        for line in self.rfile:
+            self.wfile.write(answer(line))
+
+
+class Threads(socketserver.ThreadingTCPServer):
+    """A thread for every client, by the standard library."""
+
+    allow_reuse_address = daemon_threads = True
+    request_queue_size = 1024
+
+    def handle_error(self, request, client_address):
+        """Clients may leave as they like."""
+
+
+async def run_protocol(protocol):
+    """Serve on a free port, and print it."""
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(protocol, "127.0.0.1", 0, backlog=1024)
+    print("listening on port", server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+
+
+def run_peer(kind):
+    """Be the peer of that name, for ever."""
+    service, engine = kind.split("-")
+    if engine == "threads":
+        server = Threads(("127.0.0.1", 0), EchoHandler if service == "echo" else SumHandler)
+        print("listening on port", server.server_address[1], flush=True)
+        server.serve_forever()
+    protocol = EchoProtocol if service == "echo" else SumProtocol
+    if engine == "uvloop":
+        import uvloop
+
+        uvloop.run(run_protocol(protocol))
+    asyncio.run(run_protocol(protocol))
+
+
+# --- The load -----------------------------------------------------------------------------------
+
+
+def processor_seconds(pid):
+    """Return the processor time that a process has used."""
+    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def load(port, pid, count, message, expected, seconds):
+    """Load a server; return replies per second, p50, p99 in seconds, share of a processor.
+
+    Raises RuntimeError when a reply is wrong, or not all clients were served in time.
+    """
+    with contextlib.ExitStack() as stack:
+        poll = stack.enter_context(select.epoll())
+        clients = {}
+        for _ in range(count):
+            sock = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.send(message)
+            clients[sock.fileno()] = (sock.recv, sock.send)
+            poll.register(sock.fileno(), select.EPOLLIN)
+        now = time.perf_counter
+        sent = dict.fromkeys(clients, now())
+        unserved = set(clients)
+        trips = []
+        deadline = now() + ADMISSION
+        while now() < deadline:
+            for descriptor, _ in poll.poll(0.2):
+                receive, send = clients[descriptor]
+                if receive(4096) != expected:
+                    raise RuntimeError("a wrong reply")
+                time_now = now()
+                trips.append(time_now - sent[descriptor])
+                sent[descriptor] = time_now
+                send(message)
+                if unserved:
+                    unserved.discard(descriptor)
+                    if not unserved:  # all are served: now the clock starts
+                        trips.clear()
+                        begun, used = now(), processor_seconds(pid)
+                        deadline = begun + seconds
+        if unserved:
+            raise RuntimeError(f"{len(unserved)} of {count} clients not served in {ADMISSION} s")
+        spent = now() - begun
+        busy = (processor_seconds(pid) - used) / spent
+        trips.sort()
+        share = statistics.quantiles(trips, n=100)
+        return len(trips) / spent, share[49], share[98], busy
+
+
+def pinned(processor, command):
+    """Return the command, bound to a processor where the system has taskset and several."""
+    if (os.cpu_count() or 1) < 2 or not hasattr(os, "sched_setaffinity"):
+        return command
+    return ["taskset", "-c", str(processor), *command]
+
+
+def measure(command, count, message, expected, seconds):
+    """Start a server, load it, stop it; return what load returns."""
+    server = subprocess.Popen(pinned(0, command), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    try:
+        port = int(re.findall(rb"\d+", server.stdout.readline())[-1])
+        return load(port, server.pid, count, message, expected, seconds)
+    finally:
+        server.kill()
+        server.wait()
+        server.stdout.close()
+
+
+# --- The evaluator ------------------------------------------------------------------------------
+
+
+def expression(rng, depth):
+    """Return a random expression of small numbers."""
+    if not depth or rng.random() < 0.2:
+        return rng.choice((str(rng.randint(0, 9999)), f"{rng.uniform(0, 99):.2f}"))
+    left, right = expression(rng, depth - 1), expression(rng, depth - 1)
+    operator = rng.choice(("+", "-", "*", "/", "+", "-", "*", "/", "//", "%"))
+    return rng.choice((f"{left}{operator}{right}", f"({left}{operator}{right})", f"-{left}"))
+
+
+def expressions(count):
+    """Return that many different expressions of 3 to 60 characters that have a value."""
+    rng = random.Random(1)
+    found = {}
+    while len(found) < count:
+        text = expression(rng, rng.randint(1, 4))
+        with contextlib.suppress(ArithmeticError):
+            if 3 <= len(text) <= 60 and math.isfinite(eval(text)):
+                found[text] = None
+    return list(found)
+
+
+def race(texts, ours, theirs, rounds=5):
+    """Return the geometric mean of theirs' time over ours', the best of some rounds for each."""
+    ratios = []
+    for text in texts:
+        best = []
+        for evaluate in (ours, theirs):
+            times = []
+            for _ in range(rounds):
+                begun = time.perf_counter()
+                for _ in range(20):
+                    evaluate(text)
+                times.append(time.perf_counter() - begun)
+            best.append(min(times))
+        ratios.append(best[1] / best[0])
+    return statistics.geometric_mean(ratios)
+
+
+# --- The table ----------------------------------------------------------------------------------
+
+
+def machine():
+    """Return on what all this runs, in a line."""
+    model = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError, StopIteration):
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line for line in lines if line.startswith("model name")).split(": ")[1]
+    return (
+        f"Python {platform.python_version()}, {platform.system()} {platform.release()}, "
+        f"{os.cpu_count()} x {model}"
+    )
+
+
+def main():
+    """Measure everything and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--seconds", type=float, default=1.0, help="for each figure")
+    parser.add_argument("--peer", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.peer:
+        return run_peer(options.peer)
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if hasattr(os, "sched_setaffinity") and (os.cpu_count() or 1) > 1:
+        os.sched_setaffinity(0, {1})
+    engines = ["threads", "asyncio"] + ["uvloop"] * bool(importlib.util.find_spec("uvloop"))
+    peer = [sys.executable, __file__, "--peer"]
+    runs = [(f"server{n}", [sys.executable, f"{ROOT}/server{n}.py", "0"]) for n in (1, 2, 3)]
+    runs += [(f"{engine} + eval", [*peer, f"sum-{engine}"]) for engine in engines]
+    runs += [("server4", [sys.executable, f"{ROOT}/server4.py", "0"])]
+    runs += [(f"{engine} echo", [*peer, f"echo-{engine}"]) for engine in engines]
+    print(machine(), flush=True)
+    print()
+    print("| server | clients | replies/s | median | 99th percentile | processor |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: |", flush=True)
+    for name, command in runs:
+        echo = name == "server4" or name.endswith("echo")
+        message, expected = (TEXT, TEXT) if echo else (SUM, ANSWER)
+        for count in CLIENTS[: 1 if name == "server1" else None]:
+            print(f"{name}, {count} clients ...", end="\r", file=sys.stderr, flush=True)
+            try:
+                rate, p50, p99, busy = measure(command, count, message, expected, options.seconds)
+            except (RuntimeError, OSError) as error:
+                print(f"| {name} | {count} | {error} | | | |", flush=True)
+                continue
+            print(
+                f"| {name} | {count} | {rate:,.0f} | {p50 * 1e3:.2f} ms | {p99 * 1e3:.2f} ms "
+                f"| {busy:.0%} |",
+                flush=True,
+            )
+    print("evaluate() and eval() ...", end="\r", file=sys.stderr, flush=True)
+    spec = importlib.util.spec_from_file_location("server3", ROOT / "server3.py")
+    server3 = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(server3)
+    texts = expressions(1000)
+    nothing = {"__builtins__": {}}
+    ratio = race(texts, server3.evaluate, lambda text: eval(text, nothing))
+    print()
+    print(f"evaluate() is {ratio:.1f} times as fast as eval(), the geometric mean over 1,000")
+    print("different expressions of 3 to 60 characters.")
+
+
+if __name__ == "__main__":
+    main()
