@@ -74,8 +74,8 @@ def attend(listener: socket.socket, room: threading.Semaphore) -> None:
         if room.acquire(blocking=False):
             break
         refuse(sock, peer)
-    insist(lambda: start(listener, room))
     log(f"{show(peer)} came")
+    insist(lambda: start(listener, room))
     with sock:
         chat(sock, peer)
         room.release()  # before the client sees that we close: another may come at once
@@ -295,9 +295,7 @@ def main() -> None:
     options = parser.parse_args()
     port = ask_port() if options.port is None else options.port
     try:
-        family, _, _, _, address = socket.getaddrinfo(options.bind, port, type=socket.SOCK_STREAM)[
-            0
-        ]
+        family, _, _, _, address = socket.getaddrinfo(options.bind, port, type=socket.SOCK_STREAM)[0]
         listener = bind(family, address)
         listener.listen(BACKLOG)
     except (OSError, UnicodeError) as error:
