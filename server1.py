@@ -268,7 +268,9 @@ def main() -> None:
     options = parser.parse_args()
     port = ask_port() if options.port is None else options.port
     try:
-        family, _, _, _, address = socket.getaddrinfo(options.bind, port, type=socket.SOCK_STREAM)[0]
+        family, _, _, _, address = socket.getaddrinfo(options.bind, port, type=socket.SOCK_STREAM)[
+            0
+        ]
         listener = bind(family, address)
         listener.listen(BACKLOG)
     except (OSError, UnicodeError) as error:

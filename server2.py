@@ -57,14 +57,14 @@ LOCK = threading.Lock()  # one thread at a time writes a line
 def serve(listener: socket.socket) -> None:
     """Serve those who come to the listening socket, for ever; the caller's thread just waits."""
     sys.setswitchinterval(SWITCH)
-    start(listener, threading.Semaphore(MAX_CLIENTS))
+    start_thread(listener, threading.Semaphore(MAX_CLIENTS))
     while True:
         time.sleep(3600)  # signals are handled here
 
 
-def start(listener: socket.socket, room: threading.Semaphore) -> None:
-    """Put a new thread at the door; raises RuntimeError if there can be no more threads."""
-    threading.Thread(target=attend, args=(listener, room), daemon=True).start()
+def start_thread(listener: socket.socket, room: threading.Semaphore) -> None:
+    """Put a new thread at the door, as soon as there can be one."""
+    insist(lambda: threading.Thread(target=attend, args=(listener, room), daemon=True).start())
 
 
 def attend(listener: socket.socket, room: threading.Semaphore) -> None:
@@ -75,7 +75,7 @@ def attend(listener: socket.socket, room: threading.Semaphore) -> None:
             break
         refuse(sock, peer)
     log(f"{show(peer)} came")
-    insist(lambda: start(listener, room))
+    start_thread(listener, room)
     with sock:
         chat(sock, peer)
         room.release()  # before the client sees that we close: another may come at once
@@ -295,7 +295,9 @@ def main() -> None:
     options = parser.parse_args()
     port = ask_port() if options.port is None else options.port
     try:
-        family, _, _, _, address = socket.getaddrinfo(options.bind, port, type=socket.SOCK_STREAM)[0]
+        family, _, _, _, address = socket.getaddrinfo(options.bind, port, type=socket.SOCK_STREAM)[
+            0
+        ]
         listener = bind(family, address)
         listener.listen(BACKLOG)
     except (OSError, UnicodeError) as error:
