@@ -39,7 +39,7 @@ KEEPALIVE = {  # a client that vanished is noticed after 100 seconds, see tcp(7)
 MAX_LINE = 1024  # bytes, without the line's end
 MAX_NESTING = 200  # parentheses within parentheses, as in Python
 TOO_BIG = 10**4300  # the first integer of more digits than Python prints
-MAX_BITS = TOO_BIG.bit_length()
+MAX_POWER_BITS = 332_193  # 100,000 digits, of all powers of a line together: some 3 ms of work
 
 Number = Union[int, float]
 
@@ -205,7 +205,7 @@ def evaluate(text: str) -> Number:
         raise ValueError("only ASCII characters are understood")
     operators = OPERATORS
     if "**" in text:  # the one operator that makes numbers longer than the line is
-        operators = BOUNDED_OPERATORS
+        operators = {**OPERATORS, "*": (2, 2, multiply), "↑": (5, 4, Power())}
         text = text.replace("**", "↑")
     if "//" in text:
         text = text.replace("//", "÷")
@@ -269,14 +269,29 @@ def read(literal: str) -> Optional[Number]:
     return int(literal) if literal.isdigit() else float(literal)
 
 
-def power(base: Number, exponent: Number) -> Number:
-    """Return base ** exponent; raises what bounded raises, without computing it if it is huge."""
-    if type(base) is type(exponent) is int and exponent > 0:
-        if (base.bit_length() - 1) * exponent > MAX_BITS:
-            raise OverflowError
-        if -1 <= base <= 1:  # then nothing counts but whether the exponent is odd
-            exponent = 2 - exponent % 2
-    return bounded(base**exponent)
+def multiply(left: Number, right: Number) -> Number:
+    """Return left * right; raises OverflowError for an integer too big."""
+    return bounded(left * right)
+
+
+class Power:
+    """The ** of one line: it keeps count of the digits of its results, so that no line is costly."""
+
+    bits = 0
+
+    def __call__(self, base: Number, exponent: Number) -> Number:
+        """Return base ** exponent; raises OverflowError or ValueError if it is out of bounds."""
+        if type(base) is type(exponent) is int and exponent > 0:
+            if (base.bit_length() - 1) * exponent > TOO_BIG.bit_length():
+                raise OverflowError
+            if -1 <= base <= 1:  # then nothing counts but whether the exponent is odd
+                exponent = 2 - exponent % 2
+        result = bounded(base**exponent)
+        if type(result) is int:
+            self.bits += result.bit_length()
+            if self.bits > MAX_POWER_BITS:
+                raise ValueError("the powers have too many digits in all")
+        return result
 
 
 def bounded(value: Any) -> Number:
@@ -290,7 +305,8 @@ def bounded(value: Any) -> Number:
 
 # While at work, ** is ↑ and // is ÷, one character each. What waits at a level above an operator's
 # first number is complete when the operator comes, what waits at that level gives it its place,
-# and the second number is the level at which it waits itself. A sign is a product: -1 * x.
+# and the second number is the level at which it waits itself; for ↑ it is the lower one, so that
+# powers are completed from right to left. A sign is a product: -1 * x.
 SPLIT = re.compile(r"((?<![eE])[-+*/%()↑÷]+)").split  # not at the sign of an exponent
 OPENED = (0, None, None)
 PREFIXES = {"(": OPENED, "-": (3, operator.mul, -1), "+": (3, operator.mul, 1)}
@@ -301,10 +317,8 @@ OPERATORS = {
     "/": (2, 2, operator.truediv),
     "÷": (2, 2, operator.floordiv),
     "%": (2, 2, operator.mod),
-    "↑": (5, 4, power),  # right to left: it does not complete its like
     ")": (0, 0, None),
 }
-BOUNDED_OPERATORS = {**OPERATORS, "*": (2, 2, lambda left, right: bounded(left * right))}
 
 
 # --- The command line, and the log --------------------------------------------------------------
