@@ -39,7 +39,7 @@ KEEPALIVE = {  # a client that vanished is noticed after 100 seconds, see tcp(7)
 MAX_LINE = 1024  # bytes, without the line's end
 MAX_NESTING = 200  # parentheses within parentheses, as in Python
 TOO_BIG = 10**4300  # the first integer of more digits than Python prints
-MAX_POWER_BITS = 332_193  # 100,000 digits, of all powers of a line together: some 3 ms of work
+MAX_BITS = 332_193  # 100,000 digits: of all powers and products of a line together
 
 Number = Union[int, float]
 
@@ -182,7 +182,7 @@ def reply(line: bytes) -> bytes:
     except ZeroDivisionError:
         return b"error: division by zero\n"
     except OverflowError:
-        return b"error: result too large\n"
+        return b"error: number too large\n"
     except ValueError as error:
         return b"error: %s\n" % str(error).encode()
 
@@ -205,8 +205,9 @@ def evaluate(text: str) -> Number:
         raise ValueError("only ASCII characters are understood")
     operators = OPERATORS
     if "**" in text:  # the one operator that makes numbers longer than the line is
-        operators = {**OPERATORS, "*": (2, 2, multiply), "↑": (5, 4, Power())}
         text = text.replace("**", "↑")
+        bounds = Bounds()
+        operators = {**OPERATORS, "*": (2, 2, bounds.multiply), "↑": (5, 4, bounds.power)}
     if "//" in text:
         text = text.replace("//", "÷")
     parts = SPLIT(text)  # literals and runs of symbols, in turn
@@ -269,38 +270,33 @@ def read(literal: str) -> Optional[Number]:
     return int(literal) if literal.isdigit() else float(literal)
 
 
-def multiply(left: Number, right: Number) -> Number:
-    """Return left * right; raises OverflowError for an integer too big."""
-    return bounded(left * right)
+class Bounds:
+    """The * and ** of one line, bounded each and together, so that no line is costly."""
 
+    bits = 0  # of all their results
 
-class Power:
-    """The ** of one line: it keeps count of the digits of its results, so that no line is costly."""
+    def multiply(self, left: Number, right: Number) -> Number:
+        """Return left * right; raises what check raises."""
+        return self.check(left * right)
 
-    bits = 0
-
-    def __call__(self, base: Number, exponent: Number) -> Number:
-        """Return base ** exponent; raises OverflowError or ValueError if it is out of bounds."""
+    def power(self, base: Number, exponent: Number) -> Number:
+        """Return base ** exponent; raises what check raises."""
         if type(base) is type(exponent) is int and exponent > 0:
             if (base.bit_length() - 1) * exponent > TOO_BIG.bit_length():
-                raise OverflowError
+                raise OverflowError  # before it is computed
             if -1 <= base <= 1:  # then nothing counts but whether the exponent is odd
                 exponent = 2 - exponent % 2
-        result = bounded(base**exponent)
-        if type(result) is int:
-            self.bits += result.bit_length()
-            if self.bits > MAX_POWER_BITS:
-                raise ValueError("the powers have too many digits in all")
-        return result
+        return self.check(base**exponent)
 
-
-def bounded(value: Any) -> Number:
-    """Return the value; raises OverflowError for an int too big, ValueError for a complex."""
-    if type(value) is int and not -TOO_BIG < value < TOO_BIG:
-        raise OverflowError
-    if type(value) is complex:
-        raise ValueError("the result is not a real number")
-    return value
+    def check(self, value: Any) -> Number:
+        """Return value; raises OverflowError if it is out of bounds, ValueError if complex."""
+        if type(value) is complex:
+            raise ValueError("the result is not a real number")
+        if type(value) is int:
+            self.bits += value.bit_length()
+            if not -TOO_BIG < value < TOO_BIG or self.bits > MAX_BITS:
+                raise OverflowError
+        return value
 
 
 # While at work, ** is ↑ and // is ÷, one character each. What waits at a level above an operator's
