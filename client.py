@@ -15,7 +15,7 @@ import threading
 from typing import Any
 
 DEFAULT_HOST = "localhost"
-DEFAULT_PORT = 10000
+DEFAULT_PORT = "10000"
 CHUNK = 65536  # bytes moved at a time
 
 
@@ -121,10 +121,10 @@ def upload(sock: socket.socket, all_sent: threading.Event) -> None:
 def ask_port() -> int:
     """Ask until the answer is a port; raises SystemExit if the input ends after a wrong one."""
     question = f"Port [{DEFAULT_PORT}]: "
-    answer = ask(question) or str(DEFAULT_PORT)
+    answer = ask(question) or DEFAULT_PORT
     while answer:
         try:
-            return port_number(answer.strip() or str(DEFAULT_PORT))
+            return port_number(answer.strip() or DEFAULT_PORT)
         except argparse.ArgumentTypeError as error:
             print(error, file=sys.stderr)
         answer = ask(question)

@@ -24,7 +24,7 @@ import time
 from typing import Any, Callable, Optional, Union
 
 NAME = "server1"
-DEFAULT_PORT = 10000
+DEFAULT_PORT = "10000"
 BACKLOG = 1024  # clients that the kernel may keep waiting for accept
 PAUSE = 0.5  # seconds from try to try while there is no room for a client
 TURN = 1024  # bytes read at a time: they bound the memory that their replies take
@@ -137,10 +137,10 @@ def reply(line: bytes) -> bytes:
 
 # --- The arithmetic: Dijkstra's shunting yard ---------------------------------------------------
 #
-# From left to right, an operator waits, with its left operand, until one comes that binds no
-# tighter: then its right operand is complete, and it is applied. So those that wait bind ever
-# tighter. A parenthesis waits as well, and lets nothing pass but its partner. The one that came
-# last is in three variables, the others are on a stack.
+# From left to right: an operator waits, with its left operand, until one comes that binds no
+# tighter; then its right operand is complete, and it is applied. So those that wait bind ever
+# tighter, and the tightest came last: it is in three variables, the others are on a stack. A sign
+# waits like an operator. An open parenthesis waits for its partner, and lets no one else by.
 
 
 def evaluate(text: str) -> Number:
@@ -181,18 +181,18 @@ def evaluate(text: str) -> Number:
                     if nesting > MAX_NESTING:
                         raise ValueError("too many nested parentheses")
                     continue
-                completes, next_level, function = operators[symbol]
-                while level > completes:
+                binds_left, binds_right, function = operators[symbol]
+                while level > binds_left:
                     value = apply(left, value)
                     level, apply, left = waiting.pop()
-                if level < completes:
+                if level < binds_left:
                     waiting.append((level, apply, left))
-                    level, apply, left = next_level, function, value
+                    level, apply, left = binds_right, function, value
                     value = None
-                elif function:
+                elif function:  # it takes the place of its like
                     apply, left = function, apply(left, value)
                     value = None
-                else:
+                else:  # the parenthesis meets its partner
                     level, apply, left = waiting.pop()
                     nesting -= 1
     except KeyError:
@@ -247,10 +247,9 @@ class Bounds:
         return value
 
 
-# While at work, ** is ↑ and // is ÷, one character each. What waits at a level above an operator's
-# first number is complete when the operator comes, what waits at that level gives it its place,
-# and the second number is the level at which it waits itself; for ↑ it is the lower one, so that
-# powers are completed from right to left. A sign is a product: -1 * x.
+# For each operator: how tightly it binds on its left, and on its right, where it waits at that
+# level; and its function. ** binds less tightly on its right: 2**3**2 is 2**(3**2). A sign is a
+# product, -1 * x. While at work, ** is ↑ and // is ÷, one character each.
 SPLIT = re.compile(r"((?<![eE])[-+*/%()↑÷]+)").split  # not at the sign of an exponent
 OPENED = (0, None, None)
 PREFIXES = {"(": OPENED, "-": (3, operator.mul, -1), "+": (3, operator.mul, 1)}
@@ -273,8 +272,8 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: os._exit(0))  # the kernel closes the connections
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("-b", "--bind", metavar="ADDRESS", default="127.0.0.1")
-    parser.add_argument("port", metavar="PORT", nargs="?", type=port_number)
+    parser.add_argument("-b", "--bind", metavar="ADDRESS", default="127.0.0.1", help="%(default)s")
+    parser.add_argument("port", metavar="PORT", nargs="?", type=port_number, help="0: a free one")
     options = parser.parse_args()
     port = ask_port() if options.port is None else options.port
     try:
@@ -293,10 +292,10 @@ def main() -> None:
 def ask_port() -> int:
     """Ask until the answer is a port; raises SystemExit if the input ends after a wrong one."""
     question = f"Port [{DEFAULT_PORT}]: "
-    answer = ask(question) or str(DEFAULT_PORT)
+    answer = ask(question) or DEFAULT_PORT
     while answer:
         try:
-            return port_number(answer.strip() or str(DEFAULT_PORT))
+            return port_number(answer.strip() or DEFAULT_PORT)
         except argparse.ArgumentTypeError as error:
             print(error, file=sys.stderr)
         answer = ask(question)

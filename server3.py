@@ -24,12 +24,12 @@ import sys
 from typing import Any, Optional, Union
 
 NAME = "server3"
-DEFAULT_PORT = 10000
+DEFAULT_PORT = "10000"
 BACKLOG = 1024  # clients that the kernel may keep waiting for accept
 MAX_CLIENTS = 1000
 FD_SETSIZE = 1024  # select(2) cannot watch this descriptor, nor any above
 PAUSE = 0.5  # seconds from try to try while there is no room for a client
-TURN = 1024  # bytes read or replied at a turn: they bound its time and its memory
+TURN = 512  # bytes read or replied at a turn: they bound its time and its memory
 KEEPALIVE = {  # a client that vanished is noticed after 100 seconds, see tcp(7)
     "TCP_KEEPIDLE": 60,  # seconds of silence before the first probe
     "TCP_KEEPINTVL": 10,  # seconds from probe to probe
@@ -189,10 +189,10 @@ def reply(line: bytes) -> bytes:
 
 # --- The arithmetic: Dijkstra's shunting yard ---------------------------------------------------
 #
-# From left to right, an operator waits, with its left operand, until one comes that binds no
-# tighter: then its right operand is complete, and it is applied. So those that wait bind ever
-# tighter. A parenthesis waits as well, and lets nothing pass but its partner. The one that came
-# last is in three variables, the others are on a stack.
+# From left to right: an operator waits, with its left operand, until one comes that binds no
+# tighter; then its right operand is complete, and it is applied. So those that wait bind ever
+# tighter, and the tightest came last: it is in three variables, the others are on a stack. A sign
+# waits like an operator. An open parenthesis waits for its partner, and lets no one else by.
 
 
 def evaluate(text: str) -> Number:
@@ -233,18 +233,18 @@ def evaluate(text: str) -> Number:
                     if nesting > MAX_NESTING:
                         raise ValueError("too many nested parentheses")
                     continue
-                completes, next_level, function = operators[symbol]
-                while level > completes:
+                binds_left, binds_right, function = operators[symbol]
+                while level > binds_left:
                     value = apply(left, value)
                     level, apply, left = waiting.pop()
-                if level < completes:
+                if level < binds_left:
                     waiting.append((level, apply, left))
-                    level, apply, left = next_level, function, value
+                    level, apply, left = binds_right, function, value
                     value = None
-                elif function:
+                elif function:  # it takes the place of its like
                     apply, left = function, apply(left, value)
                     value = None
-                else:
+                else:  # the parenthesis meets its partner
                     level, apply, left = waiting.pop()
                     nesting -= 1
     except KeyError:
@@ -299,10 +299,9 @@ class Bounds:
         return value
 
 
-# While at work, ** is ↑ and // is ÷, one character each. What waits at a level above an operator's
-# first number is complete when the operator comes, what waits at that level gives it its place,
-# and the second number is the level at which it waits itself; for ↑ it is the lower one, so that
-# powers are completed from right to left. A sign is a product: -1 * x.
+# For each operator: how tightly it binds on its left, and on its right, where it waits at that
+# level; and its function. ** binds less tightly on its right: 2**3**2 is 2**(3**2). A sign is a
+# product, -1 * x. While at work, ** is ↑ and // is ÷, one character each.
 SPLIT = re.compile(r"((?<![eE])[-+*/%()↑÷]+)").split  # not at the sign of an exponent
 OPENED = (0, None, None)
 PREFIXES = {"(": OPENED, "-": (3, operator.mul, -1), "+": (3, operator.mul, 1)}
@@ -325,8 +324,8 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: os._exit(0))  # the kernel closes the connections
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("-b", "--bind", metavar="ADDRESS", default="127.0.0.1")
-    parser.add_argument("port", metavar="PORT", nargs="?", type=port_number)
+    parser.add_argument("-b", "--bind", metavar="ADDRESS", default="127.0.0.1", help="%(default)s")
+    parser.add_argument("port", metavar="PORT", nargs="?", type=port_number, help="0: a free one")
     options = parser.parse_args()
     port = ask_port() if options.port is None else options.port
     try:
@@ -345,10 +344,10 @@ def main() -> None:
 def ask_port() -> int:
     """Ask until the answer is a port; raises SystemExit if the input ends after a wrong one."""
     question = f"Port [{DEFAULT_PORT}]: "
-    answer = ask(question) or str(DEFAULT_PORT)
+    answer = ask(question) or DEFAULT_PORT
     while answer:
         try:
-            return port_number(answer.strip() or str(DEFAULT_PORT))
+            return port_number(answer.strip() or DEFAULT_PORT)
         except argparse.ArgumentTypeError as error:
             print(error, file=sys.stderr)
         answer = ask(question)

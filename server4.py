@@ -19,7 +19,7 @@ import sys
 from typing import Any, Optional
 
 NAME = "server4"
-DEFAULT_PORT = 10000
+DEFAULT_PORT = "10000"
 BACKLOG = 1024  # clients that the kernel may keep waiting for accept
 MAX_CLIENTS = 1000
 FD_SETSIZE = 1024  # select(2) cannot watch this descriptor, nor any above
@@ -158,8 +158,8 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: os._exit(0))  # the kernel closes the connections
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("-b", "--bind", metavar="ADDRESS", default="127.0.0.1")
-    parser.add_argument("port", metavar="PORT", nargs="?", type=port_number)
+    parser.add_argument("-b", "--bind", metavar="ADDRESS", default="127.0.0.1", help="%(default)s")
+    parser.add_argument("port", metavar="PORT", nargs="?", type=port_number, help="0: a free one")
     options = parser.parse_args()
     port = ask_port() if options.port is None else options.port
     try:
@@ -178,10 +178,10 @@ def main() -> None:
 def ask_port() -> int:
     """Ask until the answer is a port; raises SystemExit if the input ends after a wrong one."""
     question = f"Port [{DEFAULT_PORT}]: "
-    answer = ask(question) or str(DEFAULT_PORT)
+    answer = ask(question) or DEFAULT_PORT
     while answer:
         try:
-            return port_number(answer.strip() or str(DEFAULT_PORT))
+            return port_number(answer.strip() or DEFAULT_PORT)
         except argparse.ArgumentTypeError as error:
             print(error, file=sys.stderr)
         answer = ask(question)

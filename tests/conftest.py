@@ -1,0 +1,41 @@
+"""What pytest has to know: a marker for slow tests, and that many clients are many descriptors."""
+
+import os
+import resource
+import shutil
+
+import pytest
+from outside import LINUX, PROCESSORS, raise_descriptor_limit
+
+
+def pytest_configure(config):
+    """Name the marker."""
+    config.addinivalue_line("markers", "slow: takes minutes; runs if the environment has SLOW=1")
+
+
+def pytest_collection_modifyitems(items):
+    """Skip the slow tests unless asked for."""
+    if os.environ.get("SLOW") == "1":
+        return
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.skip(reason="takes minutes; SLOW=1 runs it"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def many_descriptors():
+    """Let the tests open as many sockets as a full house takes; the limit afterwards is the old."""
+    limits = raise_descriptor_limit()
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+@pytest.fixture
+def one_processor():
+    """Give the prefix of a command that keeps it on one processor; the test keeps to the others."""
+    if not LINUX or not shutil.which("taskset"):
+        yield ()
+        return
+    os.sched_setaffinity(0, PROCESSORS[1:] or PROCESSORS)
+    yield ("taskset", "-c", str(PROCESSORS[0]))
+    os.sched_setaffinity(0, PROCESSORS)

@@ -1,0 +1,222 @@
+"""A full house: as many clients as a server takes, one more, bursts, and no room at all."""
+
+import contextlib
+import functools
+import os
+import resource
+import select
+import selectors
+import signal
+import socket
+import time
+
+import pytest
+from outside import (
+    LINUX,
+    Busy,
+    admitted,
+    all_answered,
+    crowd,
+    idle_share,
+    question,
+    receive,
+    reset,
+    status,
+    threads,
+)
+from support import CROWDED, WAIT, Server, read_all, until
+
+FULL = b"error: server full\n"
+HOUSE = 1000  # clients that a server takes
+BURST = 900
+SMALL = 64  # descriptors
+ATTEMPTS = 3  # at a figure that a busy machine may spoil; the best counts
+
+linux = pytest.mark.skipif(not LINUX, reason="reads /proc")
+
+
+# --- A thousand, and one more -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CROWDED)
+def test_a_full_house_is_served_and_one_more_is_told(name):
+    """A thousand are answered; each further one reads why not, and the end; nobody else notices.
+
+    Whoever leaves makes room for one.
+    """
+    with Server(name) as server, crowd(server, HOUSE) as clients:
+        all_answered(server, clients)
+        for early in (b"", b"1 + 1\n" * 1000):
+            with server.connect() as late:
+                with contextlib.suppress(ConnectionError):  # what comes late is met by a reset
+                    late.sendall(early)
+                assert receive(late, len(FULL)) == FULL
+        with crowd(server, 20) as late_clients:
+            assert [read_all(late) for late in late_clients] == [FULL] * 20
+        all_answered(server, clients)
+        assert server.log().count("refused: server full") == 22
+        assert server.log().count(" came") == HOUSE
+        for leave in (socket.socket.close, reset):
+            leave(clients.pop())
+            clients.append(until(lambda: admitted(server), "room for one"))
+            with server.connect() as late:
+                assert read_all(late) == FULL
+        all_answered(server, clients)
+
+
+@linux
+@pytest.mark.parametrize("name", CROWDED)
+def test_a_full_house_that_all_leave_at_once_fills_again(name):
+    """A thousand leave by a reset, the next thousand are all served."""
+    with Server(name) as server:
+        with crowd(server, HOUSE) as clients:
+            all_answered(server, clients)
+            for client in clients:
+                reset(client)
+        until(lambda: server.log().count(" left") == HOUSE, "all have left")
+        until(lambda: threads(server.pid) <= 2, "their threads have ended")
+        with crowd(server, HOUSE) as clients:
+            all_answered(server, clients)
+
+
+# --- Bursts -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("busy", [False, True], ids=["quiet", "busy"])
+@pytest.mark.parametrize(("name", "limit"), [("server2", 5), ("server3", 1), ("server4", 1)])
+def test_a_burst_is_let_in_at_once(name, limit, busy, one_processor):
+    """900 connect at once: all are answered within the limit, by the best of some attempts.
+
+    The server has one processor. If busy, 50 other clients fill it with requests meanwhile, and
+    those of the burst ask on without pause as soon as they are in.
+    """
+    took = []
+    while len(took) < ATTEMPTS and min(took, default=limit) >= limit:
+        with Server(name, prefix=one_processor) as server, crowd(server, 50) as others:
+            all_answered(server, others)
+            asked, answer = question(server, 2)
+            if not busy:
+                took.append(burst(server, BURST))
+            else:
+                with Busy(others, asked * 50, answer * 50) as load:
+                    until(lambda load=load: min(load.served.values()), "the others are at work")
+                    took.append(burst(server, BURST, go_on=True))
+                assert load.error is None
+    seconds = ", ".join(f"{one:.2f}" for one in took)
+    print(f"{name}, {'busy' if busy else 'quiet'}: a burst of {BURST} took {seconds} s")
+    assert min(took) < limit
+
+
+def burst(server, count, go_on=False):
+    """Connect so many at once, and ask; return the seconds until all are answered.
+
+    With go_on, who is answered asks again, until all have been.
+    """
+    asked, answer = question(server, 2)
+    clients = [socket.socket() for _ in range(count)]
+    asking, answered = set(), set()
+    with contextlib.ExitStack() as stack, selectors.DefaultSelector() as selector:
+        for client in clients:
+            stack.enter_context(client)
+            client.setblocking(False)
+        begun = time.monotonic()
+        for client in clients:
+            client.connect_ex((server.host, server.port))
+            selector.register(client, selectors.EVENT_WRITE)
+        while len(answered) < count:
+            left = count - len(answered)
+            assert time.monotonic() < begun + WAIT, f"{left} of {count} not answered in {WAIT} s"
+            for key, _ in selector.select(1):
+                client = key.fileobj
+                if client not in asking:
+                    asking.add(client)
+                    selector.modify(client, selectors.EVENT_READ)
+                    client.send(asked)
+                else:
+                    assert client.recv(len(answer)) == answer
+                    answered.add(client)
+                    if go_on:
+                        client.send(asked)
+        return time.monotonic() - begun
+
+
+@pytest.mark.skipif(not LINUX, reason="other kernels forget those they have no room for")
+@pytest.mark.parametrize("name", ["server2", "server3"])
+def test_more_come_than_the_kernel_keeps_waiting(name):
+    """1,300 connect to a server that is stopped: it serves 1,000, and tells the others."""
+    with Server(name) as server, contextlib.ExitStack() as stack:
+        server.process.send_signal(signal.SIGSTOP)
+        clients = [stack.enter_context(socket.socket()) for _ in range(HOUSE + 300)]
+        for client in clients:
+            client.setblocking(False)
+            client.connect_ex((server.host, server.port))
+        server.process.send_signal(signal.SIGCONT)
+        with selectors.DefaultSelector() as selector:
+            for client in clients:
+                selector.register(client, selectors.EVENT_READ)
+            told = set()
+            until(lambda: told.update(k.fileobj for k, _ in selector.select(1)) or len(told) == 300)
+        for client in clients:
+            client.settimeout(WAIT)
+        assert {read_all(client) for client in told} == {FULL}
+        all_answered(server, [client for client in clients if client not in told])
+
+
+# --- No room at all -----------------------------------------------------------------------------
+
+
+@linux
+@pytest.mark.parametrize("name", CROWDED)
+def test_out_of_descriptors(name):
+    """200 come where there is room for some 60: the others wait, at no cost, and are served."""
+    limit = functools.partial(resource.setrlimit, resource.RLIMIT_NOFILE, (SMALL, SMALL))
+    with Server(name, preexec_fn=limit) as server:
+        served_when_others_leave(server, at_most=SMALL)
+
+
+@linux
+def test_out_of_threads():
+    """200 come where some 20 threads fit into the address space: the others are served later."""
+    # One malloc arena: each further one takes much address space, too.
+    with Server("server2", env={**os.environ, "MALLOC_ARENA_MAX": "1"}) as server:
+        stack = resource.getrlimit(resource.RLIMIT_STACK)[0]  # a thread's stack is as large
+        stack = stack if 0 < stack < 2**30 else 8 * 2**20
+        limit = status(server.pid, "VmSize") + 20 * stack + stack // 2
+        resource.prlimit(server.pid, resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+        served_when_others_leave(server, at_most=25)
+
+
+def served_when_others_leave(server, at_most):
+    """200 clients come, some are served, they leave, and so on until all have been."""
+    asked, answer = question(server, 2)
+    latest = 0
+    with crowd(server, 200) as waiting:
+        for client in waiting:
+            client.sendall(asked)
+        until(lambda: "waiting: " in server.log(), "the server is full")
+        share = idle_share(server.pid, seconds=1)
+        print(f"{server.name}: full, it used {share:.1%} of a processor")
+        assert share < 0.05
+        assert server.log().count("waiting: ") == 1, server.log()
+        assert "Traceback" not in server.log()
+        while waiting:
+            served = [client for client in waiting if select.select([client], [], [], 0)[0]]
+            assert 0 < len(served) <= at_most
+            for client in served:
+                assert receive(client, len(answer)) == answer
+            all_answered(server, served)  # they are served on, while the others wait
+            for client in served:
+                waiting.remove(client)
+                client.close()
+            begun = time.monotonic()
+            wait_for_answers(waiting, min(len(waiting), len(served)))
+            latest = max(latest, time.monotonic() - begun)
+    print(f"{server.name}: those who waited were served {latest:.2f} s after others had left")
+    assert latest < 1
+    lines = server.log().splitlines()
+    assert sum("waiting: " in line for line in lines) <= 200 // len(served) + 1, server.log()
+
+
+def wait_for_answers(clients, count):
+    """Wait until so many of the clients have something to read."""
+    until(lambda: len(select.select(clients, [], [], 0)[0]) >= count, f"{count} are answered")

@@ -1,0 +1,122 @@
+"""The sessions that README.md shows, replayed in terminals against the real scripts.
+
+A block of the language `console` after the comment below is a terminal. What follows a prompt is
+typed there, once all that stands before it has come; all else must come exactly so. Where the text
+says 10000, a free port is used. A server that a block ends with runs until all blocks are played.
+"""
+
+import codecs
+import os
+import pty
+import re
+import select
+import shutil
+import signal
+import sys
+import time
+
+import pytest
+from support import ROOT, WAIT
+
+BLOCK = re.compile(
+    r"^<!-- replayed by tests/test_readme\.py -->\n+```console\n(.*?)^```$",
+    re.DOTALL | re.MULTILINE,
+)
+PROMPT = re.compile(r"\$ |> |(?:Host|Port) \[\w+\]: ?")
+SERVER = re.compile(r"\$ python3 server\d\.py")
+LOG_AND_INTERRUPT = re.compile(r"(127\.0\.0\.1:\d+ (came|left)\n)*\^C\n?\$ ")
+
+
+class Terminal:
+    """A terminal in which a shell runs; port is the one in use, or None until a server says it."""
+
+    def __init__(self, port):
+        self.port = port
+        self.text = ""  # what has come and was not yet expected
+        self.decode = codecs.getincrementaldecoder("utf-8")().decode
+        variables = {
+            "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}",
+            "PS1": "$ ",
+            "TERM": "dumb",
+            "INPUTRC": "/dev/null",
+            "LANG": "C.UTF-8",
+        }
+        self.pid, self.descriptor = pty.fork()
+        if not self.pid:
+            os.chdir(ROOT)
+            os.execvpe("sh", ["sh", "-i"], variables)
+
+    def close(self):
+        """End what runs there."""
+        os.close(self.descriptor)  # a hangup, for all
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+
+    def play(self, block):
+        """Replay a block; return whether it leaves a server running."""
+        serving = False
+        for line in block.splitlines():
+            prompt = PROMPT.match(line)
+            if prompt:
+                serving = SERVER.match(line) or (serving and not line.startswith("$"))
+                self.expect(f"{prompt[0].rstrip()} ")
+                self.type(line[prompt.end() :] or ("10000" if line.startswith("Port") else ""))
+            else:
+                self.expect(f"{line}\n")
+        if not serving:
+            self.expect("$ ")
+        return serving
+
+    def type(self, line):
+        """Type a line, with the port in use, and expect its echo."""
+        typed = re.sub(r"\b10000\b", self.port or "0", line)
+        os.write(self.descriptor, f"{typed}\n".encode())
+        self.expect(f"{line if self.port else typed}\n")
+
+    def expect(self, expected):
+        """Take what is expected; raises AssertionError if something else comes, or nothing."""
+        deadline = time.monotonic() + WAIT
+        while not self.text.startswith(expected):
+            whole_lines = self.text[: self.text.rfind("\n") + 1]
+            assert expected.startswith(whole_lines), f"{self.text!r} came, not {expected!r}"
+            assert time.monotonic() < deadline, f"{self.text!r} came, and no {expected!r}"
+            self.read()
+        self.text = self.text[len(expected) :]
+
+    def interrupt(self):
+        """Press Ctrl-C; expect that only the log had come, and that the server ends."""
+        os.write(self.descriptor, b"\x03")
+        deadline = time.monotonic() + WAIT
+        while not LOG_AND_INTERRUPT.fullmatch(self.text):
+            assert time.monotonic() < deadline, f"{self.text!r} came"
+            self.read()
+
+    def read(self):
+        """Read what comes within a second; show the port in use as 10000."""
+        if select.select([self.descriptor], [], [], 1)[0]:
+            data = self.decode(os.read(self.descriptor, 65536))
+            self.text = (self.text + data).replace("\r\n", "\n")
+        if not self.port and (found := re.search(r"listening on \S+:(\d+)\n", self.text)):
+            self.port = found[1]
+        if self.port:
+            self.text = re.sub(rf"\b{self.port}\b", "10000", self.text)
+
+
+def test_sessions():
+    """What README.md shows is what happens."""
+    blocks = BLOCK.findall((ROOT / "README.md").read_text())
+    assert blocks
+    if not shutil.which("nc") and any(re.search(r"\bnc\b", block) for block in blocks):
+        pytest.skip("nc is not installed")
+    port, terminals, servers = None, [], []
+    try:
+        for block in blocks:
+            terminals.append(Terminal(None if SERVER.search(block) else port))
+            if terminals[-1].play(block):
+                servers.append(terminals[-1])
+                port = terminals[-1].port
+        for server in servers:
+            server.interrupt()
+    finally:
+        for terminal in terminals:
+            terminal.close()
