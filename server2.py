@@ -299,8 +299,8 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: os._exit(0))  # the kernel closes the connections
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("-b", "--bind", metavar="ADDRESS", default="127.0.0.1", help="%(default)s")
-    parser.add_argument("port", metavar="PORT", nargs="?", type=port_number, help="0: a free one")
+    parser.add_argument("-b", "--bind", metavar="ADDRESS", default="127.0.0.1")
+    parser.add_argument("port", metavar="PORT", nargs="?", type=port_number, help="0: any free one")
     options = parser.parse_args()
     port = ask_port() if options.port is None else options.port
     try:

@@ -211,7 +211,8 @@ def test_a_quick_question_beside_costly_ones(name, kind):
                 until(lambda load=load: min(load.served.values()), "the others are at work")
                 late.append(percentile(round_trips(server, ninth, 100), 99))
             assert load.error is None
-    print(f"{name}: beside 8 who send {line[:20]}...: {late} s at the 99th percentile")
+    figures = ", ".join(f"{1000 * one:.1f}" for one in late)
+    print(f"{name}: beside 8 who send the {kind} lines: {figures} ms at the 99th percentile")
     assert min(late) < LIMIT
 
 

@@ -108,7 +108,7 @@ def storm(server, count):
 @linux
 @pytest.mark.parametrize("name", SERVERS)
 def test_all_reset_before_they_are_accepted(name):
-    """500 connect to a server that is stopped, and reset: it serves the next as if nothing was."""
+    """500 connect to a server that is stopped, and reset: the next is served as ever."""
     with Server(name) as server:
         before = settled(server)
         for _ in range(2):
