@@ -11,6 +11,7 @@ import re
 import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -123,6 +124,11 @@ def read_all(sock):
     return b"".join(chunks)
 
 
+def waiting_bytes(sock):
+    """Return how many bytes have come, from a socket or through a pipe, and were not read yet."""
+    return struct.unpack("i", fcntl.ioctl(sock, termios.FIONREAD, b"\0" * 4))[0]
+
+
 def run(name, *arguments, prefix=(), **options):
     """Run a script to its end; return its status, and what it wrote to standard output and error.
 
@@ -187,8 +193,10 @@ class Terminal:
         deadline = time.monotonic() + WAIT
         while (found := self.screen.find(text, self.seen)) < 0:
             alive = self.look(0.1)
-            assert alive or text in self.screen[self.seen :], f"no {text!r} in {self.screen!r}"
-            assert time.monotonic() < deadline, f"no {text!r} in {self.screen!r}"
+            assert alive or text in self.screen[self.seen :], (
+                f"no {text!r} in {self.screen[-1000:]!r}"
+            )
+            assert time.monotonic() < deadline, f"no {text!r} in {self.screen[-1000:]!r}"
         begun, self.seen = self.seen, found + len(text)
         return self.screen[begun : self.seen]
 
@@ -196,5 +204,19 @@ class Terminal:
         """Wait until the script has ended; return its status and all that was not yet read."""
         deadline = time.monotonic() + WAIT
         while self.look(0.1):
-            assert time.monotonic() < deadline, f"it goes on: {self.screen!r}"
+            assert time.monotonic() < deadline, f"it goes on: {self.screen[-1000:]!r}"
         return self.process.wait(WAIT), self.screen[self.seen :]
+
+    def interrupt(self):
+        """Press Ctrl-C until the script has ended; return what ends() does.
+
+        Once is nearly always enough, but Python sleeps through a signal that comes in the
+        instant before it begins to wait for a key, until the next key.
+        """
+        for _ in range(WAIT // 3):
+            self.type("\x03")
+            deadline = time.monotonic() + 3
+            while time.monotonic() < deadline:
+                if not self.look(0.1):
+                    return self.ends()
+        raise AssertionError(f"Ctrl-C does not end it: {self.screen[-1000:]!r}")

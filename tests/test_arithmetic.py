@@ -120,7 +120,7 @@ def test_expressions():
 
 def test_expressions_near_the_bound():
     """Expressions with integers of about 4,300 digits."""
-    compare(HUGE_EXPRESSIONS, 3000)
+    compare(HUGE_EXPRESSIONS, 2000)
 
 
 def test_text_of_the_alphabet():
@@ -135,7 +135,7 @@ def test_short_text_of_operators():
 
 def test_any_text():
     """Text of any characters."""
-    compare(st.text(max_size=20), 2000)
+    compare(st.text(max_size=20), 1000)
 
 
 def test_almost_expressions():
@@ -146,7 +146,7 @@ def test_almost_expressions():
         st.integers(0, 50),
         st.integers(0, 1),
     )
-    compare(parts.map(lambda p: p[0][: p[2]] + p[1] + p[0][p[2] + p[3] :]), 2000)
+    compare(parts.map(lambda p: p[0][: p[2]] + p[1] + p[0][p[2] + p[3] :]), 1000)
 
 
 @settings(deadline=None, database=None, print_blob=True, max_examples=300)
@@ -255,7 +255,9 @@ VALUES = {
     "-2**14284": str(-(2**14284)),
     "(10**4299)//10**4298": "10",
     "10**2150*10**2149": str(10**4299),
+    "+".join(["10**4298"] * 10): str(10**4299),
     "(-1)**10**4000": "1",
+    "(-1)**(10**4000+1)": "-1",
     "1**10**4000": "1",
     "0**10**4000": "0",
     "2**-2000": "0.0",

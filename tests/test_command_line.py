@@ -109,8 +109,7 @@ def test_question_at_a_terminal(name):
             assert len(shown.splitlines()) == 3  # what is typed, what is wrong, the question
         terminal.type("0\r")
         terminal.shows(f"{name} listening on 127.0.0.1:")
-        terminal.type("\x03")
-        status, rest = terminal.ends()
+        status, rest = terminal.interrupt()
         assert status == 0
         assert "Traceback" not in rest
 
@@ -312,7 +311,6 @@ def test_ctrl_c_at_the_question(name):
     """Ctrl-C at the question leaves with status 0 and without a traceback."""
     with Terminal(name, *NO_ADDRESS) as terminal:
         terminal.shows("Port [10000]: ")
-        terminal.type("\x03")
-        status, rest = terminal.ends()
+        status, rest = terminal.interrupt()
         assert status == 0
         assert "Traceback" not in rest

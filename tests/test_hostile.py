@@ -1,7 +1,7 @@
 """Hostile lines: expressions that are none, and those that cost the most.
 
 hostile.txt has one line of input a line; \\xNN stands for the byte of that hexadecimal number.
-costly.txt has the costliest lines found, the worst first.
+costly.txt has the costliest lines found.
 """
 
 import os

@@ -66,7 +66,7 @@ def test_a_client_that_never_reads(name):
 
 @pytest.mark.parametrize("name", CROWDED)
 def test_many_clients_that_never_read(name):
-    """50 send costly lines, for five seconds or until all are stuck: memory stays bounded.
+    """50 send costly lines, for three seconds or until all are stuck: memory stays bounded.
 
     The round trips of another client are printed.
     """
@@ -75,7 +75,7 @@ def test_many_clients_that_never_read(name):
         attackers = [stack.enter_context(deaf(server)) for _ in range(50)]
         before = memory(server.pid)
         sent, samples, quiet = 0, [], 0
-        end = time.monotonic() + 5
+        end = time.monotonic() + 3
         while time.monotonic() < end and (quiet < 20 or idle_share(server.pid, 0.05) > 0.5):
             more = sum(push(attacker, COSTLY * 8192) for attacker in attackers)
             sent, quiet = sent + more, 0 if more else quiet + 1
@@ -104,7 +104,7 @@ def test_a_client_that_reads_late_gets_all(name):
     lines = b"".join(b"9**4000 + %d\n" % number for number in range(400))
     answer = b"".join(b"%d\n" % (9**4000 + number) for number in range(400))
     if name == "server4":
-        lines = answer = lines * 500
+        lines = answer = lines * 2000
     with Server(name) as server, deaf(server) as client:
         client.settimeout(WAIT)
         sender = threading.Thread(target=send_and_close, args=(client, lines))
@@ -123,9 +123,9 @@ def send_and_close(client, data):
 
 
 def test_echoes_that_nobody_takes():
-    """200 clients are owed all that the kernel does not take; one is served as ever."""
+    """100 clients are owed all that the kernel does not take; one is served as ever."""
     with Server("server4") as server, server.connect() as other, contextlib.ExitStack() as stack:
-        attackers = [stack.enter_context(deaf(server)) for _ in range(200)]
+        attackers = [stack.enter_context(deaf(server)) for _ in range(100)]
         before = memory(server.pid)
         quiet = 0
         while quiet < 5:
@@ -135,10 +135,10 @@ def test_echoes_that_nobody_takes():
         late = percentile(round_trips(server, other, SAMPLES), 99)
         grown = peak(server.pid) - before
         print(
-            f"server4: 200 clients are owed bytes: memory grew by {grown / MIB:.1f} MiB; another's"
+            f"server4: 100 clients are owed bytes: memory grew by {grown / MIB:.1f} MiB; another's"
             f" round trips took {1000 * late:.1f} ms at the 99th percentile"
         )
-        assert grown < 32 * MIB
+        assert grown < 16 * MIB
         assert late < LIMIT
 
 
@@ -194,15 +194,19 @@ def test_slow_and_silent_clients(name):
 # --- Fairness -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["longest", "shortest"])
+@pytest.mark.parametrize("kind", ["longest", "shortest", "curtest"])
 @pytest.mark.parametrize("name", ["server2", "server3"])
 def test_a_quick_question_beside_costly_ones(name, kind):
     """While 8 send the costliest lines as fast as they can, a ninth is answered within 100 ms.
 
-    At the 99th percentile, by the best of some attempts. A line is the costliest for its length,
-    or the costliest of all, with more of them in a packet than fit into a turn.
+    At the 99th percentile, by the best of some attempts. The lines are the costliest of all; those
+    with the longest replies for their length; and short ones whose replies are short, too.
     """
-    line = COSTLY if kind == "shortest" else COSTLIEST.read_bytes().partition(b"\n")[0] + b"\n"
+    line = {
+        "longest": COSTLIEST.read_bytes().partition(b"\n")[0] + b"\n",
+        "shortest": COSTLY,
+        "curtest": b"7**5056%7**2658%2\n",
+    }[kind]
     late = []
     while len(late) < ATTEMPTS and min(late, default=LIMIT) >= LIMIT:
         with Server(name) as server, crowd(server, 8) as others, server.connect() as ninth:
@@ -219,19 +223,24 @@ def test_a_quick_question_beside_costly_ones(name, kind):
 # --- No pause -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", SERVERS)
+@pytest.mark.parametrize("name", CALCULATORS)
 def test_two_small_replies_without_a_pause(name):
-    """The second of two small replies does not wait until the first is acknowledged."""
+    """The second of two small replies does not wait until the first is acknowledged, in 40 ms.
+
+    The second line is on its way before the first is answered, so that it acknowledges nothing.
+    """
     with Server(name) as server, server.connect() as client:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         asked, answer = question(server, 2)
+        slow = b"+".join([b"7**5056%7**2658*0"] * 10) + b"+2\n"
         samples = []
-        for _ in range(60):  # the first few are acknowledged at once in any case
+        for _ in range(100):
             begun = time.perf_counter()
-            client.sendall(asked)
-            time.sleep(0.001)  # the lines come apart
+            client.sendall(slow)
+            time.sleep(0.0003)  # it is at work on the first
             client.sendall(asked)
             assert receive(client, 2 * len(answer)) == 2 * answer
             samples.append(time.perf_counter() - begun)
-        print(f"{name}: two lines 1 ms apart: {1000 * percentile(samples, 75):.1f} ms for most")
-        assert percentile(samples, 75) < 0.02
+        late = percentile(samples, 90)
+        print(f"{name}: two lines, {1000 * late:.1f} ms at the 90th percentile")
+        assert late < 0.02

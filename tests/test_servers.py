@@ -2,15 +2,12 @@
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import os
 import random
 import re
 import signal
 import socket
-import struct
-import termios
 import threading
 import time
 
@@ -22,10 +19,12 @@ from support import (
     WAIT,
     Server,
     ask,
+    load,
     read_all,
     read_line,
     run,
     until,
+    waiting_bytes,
 )
 
 TOO_LONG = b"error: line longer than 1024 bytes\n"
@@ -40,11 +39,6 @@ def answered(sock, data):
     received = read_all(sock)
     sender.join(WAIT)
     return received
-
-
-def waiting_bytes(sock):
-    """Return how many bytes have come that were not read yet."""
-    return struct.unpack("i", fcntl.ioctl(sock, termios.FIONREAD, b"\0" * 4))[0]
 
 
 # --- server1: one client at a time --------------------------------------------------------------
@@ -206,6 +200,34 @@ def test_replies_to_one_who_reads_late(name):
         expected = b"".join(b"%d\n" % (10**4000 + number) for number in range(count))
         assert waiting_bytes(sock) < len(expected)
         assert read_all(sock) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "sent", "received"),
+    [
+        ("server3", b"9**900\n" * 100 + b"1+1", b"%d\n" % 9**900 * 100 + b"2\n"),
+        ("server3", b" " * 700 + b"9**4000", b"%d\n" % 9**4000),
+        ("server4", bytes(range(256)) * 200, bytes(range(256)) * 200),
+    ],
+)
+def test_turns_with_full_buffers(name, sent, received):
+    """A client of the loop is not let go while it is owed anything, though it has said all."""
+    near, far = socket.socketpair()
+    with near, far:
+        far.settimeout(WAIT)
+        for sock, option in ((near, socket.SO_SNDBUF), (far, socket.SO_RCVBUF)):
+            sock.setsockopt(socket.SOL_SOCKET, option, 2000)
+        near.setblocking(False)
+        far.sendall(sent)
+        far.shutdown(socket.SHUT_WR)
+        client, got, stays = load(name).Client(near, ("127.0.0.1", 1)), b"", True
+        while stays:
+            try:
+                stays = client.turn()
+            except BlockingIOError:
+                got += far.recv(700)
+        near.close()
+        assert got + read_all(far) == received
 
 
 # --- server4: every byte comes back -------------------------------------------------------------
@@ -384,3 +406,15 @@ def test_many_lines_without_waiting(name):
     with Server(name) as server, server.connect() as sock:
         expected = b"".join(b"%d\n" % (2 * number) for number in range(count))
         assert answered(sock, lines) == expected
+
+
+@pytest.mark.parametrize("name", CALCULATORS)
+def test_long_replies_to_one_segment(name):
+    """Lines sent together are all answered, though nothing follows, and much comes back."""
+    with Server(name) as server, server.connect() as sock:
+        replies = sock.makefile("rb")
+        for _ in range(3):
+            sock.sendall(b"9**4000\n1\n" * 100)
+            for _ in range(100):
+                assert replies.readline() == b"%d\n" % 9**4000
+                assert replies.readline() == b"1\n"

@@ -99,6 +99,8 @@ def storm(server, count):
         while len(present) > chance.randrange(40):
             reset(present.pop(chance.randrange(len(present))))
         if number % 200 == 0:
+            while present:
+                reset(present.pop())
             one_more_is_served(server)  # the kernel would turn those away for whom it has no room
     for client in present:
         reset(client)
