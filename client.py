@@ -34,7 +34,7 @@ def main() -> None:
             host = ask(f"Host [{DEFAULT_HOST}]: ").strip() or DEFAULT_HOST
             port = ask_port()
         with connect(host, port) as sock:
-            chat(sock) if terminal else join(sock)
+            chat(sock) if terminal else relay(sock)
     except KeyboardInterrupt:
         sys.exit(0 if terminal else 130)  # 128 + SIGINT: not all was done
     except OSError as error:
@@ -89,7 +89,7 @@ def visible(reply: bytes) -> str:
 # --- On a pipe ----------------------------------------------------------------------------------
 
 
-def join(sock: socket.socket) -> None:
+def relay(sock: socket.socket) -> None:
     """Copy standard input to the server, and what it sends to standard output, until it ends.
 
     Raises OSError when the server is lost, or ends before the input does.

@@ -3,11 +3,11 @@
 
 The model: wait for a client, talk with it until it leaves, wait for the next. Each call waits
 until it is done, so the program reads like the conversation it holds. The price: nobody else
-is served meanwhile. They do not even queue: while the server has a client it does not listen,
-so the kernel refuses those who come, and resets those who had come before it stopped.
+is served meanwhile. They do not wait in a queue either: when the server has a client it stops
+listening, so the kernel resets those who had queued, and refuses those who come.
 
 Read from the top: the model, the conversation, the arithmetic, the command line. Only the
-first part differs from server2.py and server3.py.
+first part differs from server2.py and server3.py, and in server2.py a lock in log.
 """
 
 import argparse
@@ -27,12 +27,12 @@ NAME = "server1"
 DEFAULT_PORT = "10000"
 BACKLOG = 1024  # clients that the kernel may keep waiting for accept
 PAUSE = 0.5  # seconds from try to try while there is no room for a client
-TURN = 1024  # bytes read at a time: they bound the memory that their replies take
-KEEPALIVE = {  # a client that vanished is noticed after 100 seconds, see tcp(7)
+TURN = 1024  # bytes read at a time, which bounds the memory for the replies
+KEEPALIVE = {  # a client that vanished is noticed after 60 + 4 * 10 seconds, see tcp(7)
     "TCP_KEEPIDLE": 60,  # seconds of silence before the first probe
     "TCP_KEEPINTVL": 10,  # seconds from probe to probe
     "TCP_KEEPCNT": 4,  # probes without an answer
-    "TCP_USER_TIMEOUT": 100_000,  # milliseconds for which sent bytes may stay untaken
+    "TCP_USER_TIMEOUT": 100_000,  # milliseconds that sent bytes may stay unacknowledged
 }
 MAX_LINE = 1024  # bytes, without the line's end
 MAX_NESTING = 200  # parentheses within parentheses, as in Python
@@ -51,9 +51,9 @@ def serve(listener: socket.socket) -> None:
     while True:
         sock, peer = insist(listener.accept)
         listener.close()
-        # The next listener is bound at once, so that the port stays ours. It listens later: with
-        # SO_REUSEADDR, so that old connections do not matter; until then without, so that no
-        # other server can bind the port.
+        # Bind the next listener now, so that the port stays ours, and listen when the client has
+        # left. Without SO_REUSEADDR no other server can bind the port meanwhile; with it, listen
+        # succeeds though old connections linger on the port (TIME_WAIT).
         listener = insist(lambda: bind(family, address))
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
         log(f"{show(peer)} came")
@@ -78,7 +78,7 @@ def chat(sock: socket.socket, peer: Any) -> None:
 
 
 def insist(attempt: Callable[[], Any]) -> Any:
-    """Return what attempt() returns; while it fails (no room), log that and retry each PAUSE."""
+    """Return what attempt() returns; while no descriptor or thread is to be had, say so, wait."""
     while True:
         try:
             return attempt()
@@ -126,7 +126,7 @@ def reply(line: bytes) -> bytes:
     if len(line) > MAX_LINE:
         return b"error: line longer than %d bytes\n" % MAX_LINE
     try:
-        return b"%a\n" % evaluate(line.decode(errors="replace"))
+        return b"%a\n" % evaluate(line.decode(errors="replace"))  # %a: its repr
     except ZeroDivisionError:
         return b"error: division by zero\n"
     except OverflowError:
@@ -139,8 +139,27 @@ def reply(line: bytes) -> bytes:
 #
 # From left to right: an operator waits, with its left operand, until one comes that binds no
 # tighter; then its right operand is complete, and it is applied. So those that wait bind ever
-# tighter, and the tightest came last: it is in three variables, the others are on a stack. A sign
-# waits like an operator. An open parenthesis waits for its partner, and lets no one else by.
+# tighter. The last of them is in three variables, level, apply and left; the others are on a stack.
+# An open parenthesis waits for its partner at level 0, and no operator gets past it. The whole line
+# stands in a pair: OPENED to start with, and a ) behind it. A sign waits as -1 *, or 1 *.
+#
+# OPERATORS has for each how tightly it binds to its left, how tightly to its right (its level
+# while it waits), and its function. ** binds tighter to its left: 2**3**2 is 2**(3**2). While at
+# work, ** is ↑ and // is ÷, one character each.
+
+OPENED = (0, None, None)
+PREFIXES = {"(": OPENED, "-": (3, operator.mul, -1), "+": (3, operator.mul, 1)}
+OPERATORS = {
+    "+": (1, 1, operator.add),
+    "-": (1, 1, operator.sub),
+    "*": (2, 2, operator.mul),
+    "/": (2, 2, operator.truediv),
+    "÷": (2, 2, operator.floordiv),
+    "%": (2, 2, operator.mod),
+    ")": (0, 0, None),
+}
+NUMBER = re.compile(r"0+|[1-9]\d*|(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?").fullmatch
+SPLIT = re.compile(r"((?<![eE])[-+*/%()↑÷]+)").split  # not at the sign of an exponent
 
 
 def evaluate(text: str) -> Number:
@@ -152,28 +171,26 @@ def evaluate(text: str) -> Number:
     if not text.isascii():
         raise ValueError("only ASCII characters are understood")
     operators = OPERATORS
-    if "**" in text:  # the one operator that makes numbers longer than the line is
+    if "**" in text:  # without it no number gets longer than the line
         text = text.replace("**", "↑")
         bounds = Bounds()
         operators = {**OPERATORS, "*": (2, 2, bounds.multiply), "↑": (5, 4, bounds.power)}
     if "//" in text:
         text = text.replace("//", "÷")
-    parts = SPLIT(text)  # literals and runs of symbols, in turn
-    parts.append(")")
-    pairs = iter(parts)
+    parts = iter([*SPLIT(text), ")"])  # a literal, a run of symbols, a literal, and so on
     waiting = [OPENED]
     level, apply, left = OPENED
     value = None  # an operand is to come
     nesting = 0
     try:
-        for literal in pairs:
+        for literal in parts:
             if literal:
                 if value is None:
                     plain = literal.isdigit() and literal[0] != "0"
                     value = int(literal) if plain else read(literal)
                 elif literal.strip(" \t"):
                     raise ValueError("an operator is missing")
-            for symbol in next(pairs):
+            for symbol in next(parts):
                 if value is None:
                     waiting.append((level, apply, left))
                     level, apply, left = PREFIXES[symbol]
@@ -189,7 +206,7 @@ def evaluate(text: str) -> Number:
                     waiting.append((level, apply, left))
                     level, apply, left = binds_right, function, value
                     value = None
-                elif function:  # it takes the place of its like
+                elif function:  # one that binds alike takes its place
                     apply, left = function, apply(left, value)
                     value = None
                 else:  # the parenthesis meets its partner
@@ -198,7 +215,7 @@ def evaluate(text: str) -> Number:
     except KeyError:
         what = "operand" if value is None else "operator"
         raise ValueError(f"an {what} is missing") from None
-    except IndexError:
+    except IndexError:  # one ) too many
         waiting.append(OPENED)
     if waiting:
         raise ValueError("a parenthesis is missing")
@@ -208,12 +225,11 @@ def evaluate(text: str) -> Number:
 
 
 def read(literal: str) -> Optional[Number]:
-    """Return the number, or None if literal is blank; raises ValueError as Python would."""
+    """Return the number, or None if literal is blank; raises ValueError where Python does."""
     literal = literal.strip(" \t")
     if not literal:
         return None
-    padded = literal[0] == "0" and literal.isdigit() and literal.strip("0")
-    if padded or literal.strip("0123456789.eE+-"):
+    if not NUMBER(literal):
         raise ValueError(f"{literal!a} is not a number")
     return int(literal) if literal.isdigit() else float(literal)
 
@@ -247,23 +263,6 @@ class Bounds:
         return value
 
 
-# For each operator: how tightly it binds on its left, and on its right, where it waits at that
-# level; and its function. ** binds less tightly on its right: 2**3**2 is 2**(3**2). A sign is a
-# product, -1 * x. While at work, ** is ↑ and // is ÷, one character each.
-SPLIT = re.compile(r"((?<![eE])[-+*/%()↑÷]+)").split  # not at the sign of an exponent
-OPENED = (0, None, None)
-PREFIXES = {"(": OPENED, "-": (3, operator.mul, -1), "+": (3, operator.mul, 1)}
-OPERATORS = {
-    "+": (1, 1, operator.add),
-    "-": (1, 1, operator.sub),
-    "*": (2, 2, operator.mul),
-    "/": (2, 2, operator.truediv),
-    "÷": (2, 2, operator.floordiv),
-    "%": (2, 2, operator.mod),
-    ")": (0, 0, None),
-}
-
-
 # --- The command line, and the log --------------------------------------------------------------
 
 
@@ -277,9 +276,8 @@ def main() -> None:
     options = parser.parse_args()
     port = ask_port() if options.port is None else options.port
     try:
-        family, _, _, _, address = socket.getaddrinfo(options.bind, port, type=socket.SOCK_STREAM)[
-            0
-        ]
+        found = socket.getaddrinfo(options.bind, port, type=socket.SOCK_STREAM)
+        family, _, _, _, address = found[0]
         listener = bind(family, address)
         listener.listen(BACKLOG)
     except (OSError, UnicodeError) as error:
@@ -339,7 +337,7 @@ def show(address: Any) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-@functools.lru_cache(maxsize=1)  # the same line again is dropped
+@functools.lru_cache(maxsize=1)  # a line that repeats the last one is dropped: waiting, waiting
 def log(text: str, stream: Any = sys.stderr) -> None:
     """Write a line to the stream; drop it if nobody reads: closed, full, or a broken pipe."""
     with contextlib.suppress(OSError, TypeError):

@@ -8,7 +8,7 @@ so turns have to be short; and select looks at every descriptor at every call, a
 above 1,023.
 
 Read from the top: the model, the conversation, the arithmetic, the command line. Only the
-first part differs from server1.py and server2.py.
+first part differs from server1.py and server2.py, and in server2.py a lock in log.
 """
 
 import argparse
@@ -29,12 +29,12 @@ BACKLOG = 1024  # clients that the kernel may keep waiting for accept
 MAX_CLIENTS = 1000
 FD_SETSIZE = 1024  # select(2) cannot watch this descriptor, nor any above
 PAUSE = 0.5  # seconds from try to try while there is no room for a client
-TURN = 512  # bytes read or replied at a turn: they bound its time and its memory
-KEEPALIVE = {  # a client that vanished is noticed after 100 seconds, see tcp(7)
+TURN = 512  # bytes read or replied at a turn, which bounds its time and memory
+KEEPALIVE = {  # a client that vanished is noticed after 60 + 4 * 10 seconds, see tcp(7)
     "TCP_KEEPIDLE": 60,  # seconds of silence before the first probe
     "TCP_KEEPINTVL": 10,  # seconds from probe to probe
     "TCP_KEEPCNT": 4,  # probes without an answer
-    "TCP_USER_TIMEOUT": 100_000,  # milliseconds for which sent bytes may stay untaken
+    "TCP_USER_TIMEOUT": 100_000,  # milliseconds that sent bytes may stay unacknowledged
 }
 MAX_LINE = 1024  # bytes, without the line's end
 MAX_NESTING = 200  # parentheses within parentheses, as in Python
@@ -60,7 +60,8 @@ def serve(listener: socket.socket) -> None:
     writing: dict[int, Client] = {}
     pause = None
     while True:
-        watched = [*reading] if pause else [*reading, door]  # who leaves makes room for who comes
+        # The door comes last: who leaves in this round makes room for who comes.
+        watched = [*reading] if pause else [*reading, door]
         readable, writable, _ = select.select(watched, writing, [], pause)
         pause = None
         for descriptor in writable + readable:
@@ -75,35 +76,35 @@ def serve(listener: socket.socket) -> None:
             except OSError as error:
                 stays, reason = False, f": {error.strerror}"
             if stays:
-                (writing if client.owed or client.requests else reading)[descriptor] = client
+                (writing if client.owed or client.unanswered else reading)[descriptor] = client
             else:
                 client.sock.close()
                 log(f"{show(client.peer)} left{reason}")
 
 
 class Client:
-    """A connection: its socket and address, and what we owe it: requests to answer, bytes."""
+    """A connection, and what we owe it: requests to be answered, bytes to be sent."""
 
-    __slots__ = ("framing", "owed", "peer", "requests", "sock")
+    __slots__ = ("owed", "peer", "requests", "sock", "unanswered")
 
     def __init__(self, sock: socket.socket, peer: Any) -> None:
-        self.sock, self.peer, self.framing = sock, peer, Requests()
-        self.requests: list[bytes] = []
+        self.sock, self.peer, self.requests = sock, peer, Requests()
+        self.unanswered: list[bytes] = []
         self.owed = b""
 
     def turn(self) -> bool:
-        """Read if we owe nothing, compute if there is nothing to send, and send.
+        """Read if nothing is unanswered, answer if nothing is owed, send what the kernel takes.
 
         Returns False when the client has said all and got all; raises OSError when it is lost.
         """
         if not self.owed:
-            if not self.requests:
-                data = self.sock.recv(TURN)
-                self.requests = self.framing.feed(data) if data else self.framing.end()
-                if not self.requests:
+            if not self.unanswered:
+                data = self.sock.recv(TURN)  # no bytes: its end, and then the same at every call
+                self.unanswered = self.requests.feed(data) if data else self.requests.end()
+                if not self.unanswered:
                     return bool(data)
-            while self.requests and len(self.owed) < TURN:
-                self.owed += reply(self.requests.pop(0))
+            while self.unanswered and len(self.owed) < TURN:
+                self.owed += reply(self.unanswered.pop(0))
         self.owed = self.owed[self.sock.send(self.owed) :]
         return True
 
@@ -178,7 +179,7 @@ def reply(line: bytes) -> bytes:
     if len(line) > MAX_LINE:
         return b"error: line longer than %d bytes\n" % MAX_LINE
     try:
-        return b"%a\n" % evaluate(line.decode(errors="replace"))
+        return b"%a\n" % evaluate(line.decode(errors="replace"))  # %a: its repr
     except ZeroDivisionError:
         return b"error: division by zero\n"
     except OverflowError:
@@ -191,8 +192,27 @@ def reply(line: bytes) -> bytes:
 #
 # From left to right: an operator waits, with its left operand, until one comes that binds no
 # tighter; then its right operand is complete, and it is applied. So those that wait bind ever
-# tighter, and the tightest came last: it is in three variables, the others are on a stack. A sign
-# waits like an operator. An open parenthesis waits for its partner, and lets no one else by.
+# tighter. The last of them is in three variables, level, apply and left; the others are on a stack.
+# An open parenthesis waits for its partner at level 0, and no operator gets past it. The whole line
+# stands in a pair: OPENED to start with, and a ) behind it. A sign waits as -1 *, or 1 *.
+#
+# OPERATORS has for each how tightly it binds to its left, how tightly to its right (its level
+# while it waits), and its function. ** binds tighter to its left: 2**3**2 is 2**(3**2). While at
+# work, ** is ↑ and // is ÷, one character each.
+
+OPENED = (0, None, None)
+PREFIXES = {"(": OPENED, "-": (3, operator.mul, -1), "+": (3, operator.mul, 1)}
+OPERATORS = {
+    "+": (1, 1, operator.add),
+    "-": (1, 1, operator.sub),
+    "*": (2, 2, operator.mul),
+    "/": (2, 2, operator.truediv),
+    "÷": (2, 2, operator.floordiv),
+    "%": (2, 2, operator.mod),
+    ")": (0, 0, None),
+}
+NUMBER = re.compile(r"0+|[1-9]\d*|(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?").fullmatch
+SPLIT = re.compile(r"((?<![eE])[-+*/%()↑÷]+)").split  # not at the sign of an exponent
 
 
 def evaluate(text: str) -> Number:
@@ -204,28 +224,26 @@ def evaluate(text: str) -> Number:
     if not text.isascii():
         raise ValueError("only ASCII characters are understood")
     operators = OPERATORS
-    if "**" in text:  # the one operator that makes numbers longer than the line is
+    if "**" in text:  # without it no number gets longer than the line
         text = text.replace("**", "↑")
         bounds = Bounds()
         operators = {**OPERATORS, "*": (2, 2, bounds.multiply), "↑": (5, 4, bounds.power)}
     if "//" in text:
         text = text.replace("//", "÷")
-    parts = SPLIT(text)  # literals and runs of symbols, in turn
-    parts.append(")")
-    pairs = iter(parts)
+    parts = iter([*SPLIT(text), ")"])  # a literal, a run of symbols, a literal, and so on
     waiting = [OPENED]
     level, apply, left = OPENED
     value = None  # an operand is to come
     nesting = 0
     try:
-        for literal in pairs:
+        for literal in parts:
             if literal:
                 if value is None:
                     plain = literal.isdigit() and literal[0] != "0"
                     value = int(literal) if plain else read(literal)
                 elif literal.strip(" \t"):
                     raise ValueError("an operator is missing")
-            for symbol in next(pairs):
+            for symbol in next(parts):
                 if value is None:
                     waiting.append((level, apply, left))
                     level, apply, left = PREFIXES[symbol]
@@ -241,7 +259,7 @@ def evaluate(text: str) -> Number:
                     waiting.append((level, apply, left))
                     level, apply, left = binds_right, function, value
                     value = None
-                elif function:  # it takes the place of its like
+                elif function:  # one that binds alike takes its place
                     apply, left = function, apply(left, value)
                     value = None
                 else:  # the parenthesis meets its partner
@@ -250,7 +268,7 @@ def evaluate(text: str) -> Number:
     except KeyError:
         what = "operand" if value is None else "operator"
         raise ValueError(f"an {what} is missing") from None
-    except IndexError:
+    except IndexError:  # one ) too many
         waiting.append(OPENED)
     if waiting:
         raise ValueError("a parenthesis is missing")
@@ -260,12 +278,11 @@ def evaluate(text: str) -> Number:
 
 
 def read(literal: str) -> Optional[Number]:
-    """Return the number, or None if literal is blank; raises ValueError as Python would."""
+    """Return the number, or None if literal is blank; raises ValueError where Python does."""
     literal = literal.strip(" \t")
     if not literal:
         return None
-    padded = literal[0] == "0" and literal.isdigit() and literal.strip("0")
-    if padded or literal.strip("0123456789.eE+-"):
+    if not NUMBER(literal):
         raise ValueError(f"{literal!a} is not a number")
     return int(literal) if literal.isdigit() else float(literal)
 
@@ -299,23 +316,6 @@ class Bounds:
         return value
 
 
-# For each operator: how tightly it binds on its left, and on its right, where it waits at that
-# level; and its function. ** binds less tightly on its right: 2**3**2 is 2**(3**2). A sign is a
-# product, -1 * x. While at work, ** is ↑ and // is ÷, one character each.
-SPLIT = re.compile(r"((?<![eE])[-+*/%()↑÷]+)").split  # not at the sign of an exponent
-OPENED = (0, None, None)
-PREFIXES = {"(": OPENED, "-": (3, operator.mul, -1), "+": (3, operator.mul, 1)}
-OPERATORS = {
-    "+": (1, 1, operator.add),
-    "-": (1, 1, operator.sub),
-    "*": (2, 2, operator.mul),
-    "/": (2, 2, operator.truediv),
-    "÷": (2, 2, operator.floordiv),
-    "%": (2, 2, operator.mod),
-    ")": (0, 0, None),
-}
-
-
 # --- The command line, and the log --------------------------------------------------------------
 
 
@@ -329,9 +329,8 @@ def main() -> None:
     options = parser.parse_args()
     port = ask_port() if options.port is None else options.port
     try:
-        family, _, _, _, address = socket.getaddrinfo(options.bind, port, type=socket.SOCK_STREAM)[
-            0
-        ]
+        found = socket.getaddrinfo(options.bind, port, type=socket.SOCK_STREAM)
+        family, _, _, _, address = found[0]
         listener = bind(family, address)
         listener.listen(BACKLOG)
     except (OSError, UnicodeError) as error:
@@ -391,7 +390,7 @@ def show(address: Any) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-@functools.lru_cache(maxsize=1)  # the same line again is dropped
+@functools.lru_cache(maxsize=1)  # a line that repeats the last one is dropped: waiting, waiting
 def log(text: str, stream: Any = sys.stderr) -> None:
     """Write a line to the stream; drop it if nobody reads: closed, full, or a broken pipe."""
     with contextlib.suppress(OSError, TypeError):

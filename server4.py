@@ -25,11 +25,11 @@ MAX_CLIENTS = 1000
 FD_SETSIZE = 1024  # select(2) cannot watch this descriptor, nor any above
 PAUSE = 0.5  # seconds from try to try while there is no room for a client
 TURN = 65536  # bytes read at a turn, so also the most that we owe a client
-KEEPALIVE = {  # a client that vanished is noticed after 100 seconds, see tcp(7)
+KEEPALIVE = {  # a client that vanished is noticed after 60 + 4 * 10 seconds, see tcp(7)
     "TCP_KEEPIDLE": 60,  # seconds of silence before the first probe
     "TCP_KEEPINTVL": 10,  # seconds from probe to probe
     "TCP_KEEPCNT": 4,  # probes without an answer
-    "TCP_USER_TIMEOUT": 100_000,  # milliseconds for which sent bytes may stay untaken
+    "TCP_USER_TIMEOUT": 100_000,  # milliseconds that sent bytes may stay unacknowledged
 }
 
 
@@ -49,7 +49,8 @@ def serve(listener: socket.socket) -> None:
     writing: dict[int, Client] = {}
     pause = None
     while True:
-        watched = [*reading] if pause else [*reading, door]  # who leaves makes room for who comes
+        # The door comes last: who leaves in this round makes room for who comes.
+        watched = [*reading] if pause else [*reading, door]
         readable, writable, _ = select.select(watched, writing, [], pause)
         pause = None
         for descriptor in writable + readable:
@@ -64,35 +65,35 @@ def serve(listener: socket.socket) -> None:
             except OSError as error:
                 stays, reason = False, f": {error.strerror}"
             if stays:
-                (writing if client.owed or client.requests else reading)[descriptor] = client
+                (writing if client.owed or client.unanswered else reading)[descriptor] = client
             else:
                 client.sock.close()
                 log(f"{show(client.peer)} left{reason}")
 
 
 class Client:
-    """A connection: its socket and address, and what we owe it: requests to answer, bytes."""
+    """A connection, and what we owe it: requests to be answered, bytes to be sent."""
 
-    __slots__ = ("framing", "owed", "peer", "requests", "sock")
+    __slots__ = ("owed", "peer", "requests", "sock", "unanswered")
 
     def __init__(self, sock: socket.socket, peer: Any) -> None:
-        self.sock, self.peer, self.framing = sock, peer, Requests()
-        self.requests: list[bytes] = []
+        self.sock, self.peer, self.requests = sock, peer, Requests()
+        self.unanswered: list[bytes] = []
         self.owed = b""
 
     def turn(self) -> bool:
-        """Read if we owe nothing, compute if there is nothing to send, and send.
+        """Read if nothing is unanswered, answer if nothing is owed, send what the kernel takes.
 
         Returns False when the client has said all and got all; raises OSError when it is lost.
         """
         if not self.owed:
-            if not self.requests:
-                data = self.sock.recv(TURN)
-                self.requests = self.framing.feed(data) if data else self.framing.end()
-                if not self.requests:
+            if not self.unanswered:
+                data = self.sock.recv(TURN)  # no bytes: its end, and then the same at every call
+                self.unanswered = self.requests.feed(data) if data else self.requests.end()
+                if not self.unanswered:
                     return bool(data)
-            while self.requests and len(self.owed) < TURN:
-                self.owed += reply(self.requests.pop(0))
+            while self.unanswered and len(self.owed) < TURN:
+                self.owed += reply(self.unanswered.pop(0))
         self.owed = self.owed[self.sock.send(self.owed) :]
         return True
 
@@ -163,9 +164,8 @@ def main() -> None:
     options = parser.parse_args()
     port = ask_port() if options.port is None else options.port
     try:
-        family, _, _, _, address = socket.getaddrinfo(options.bind, port, type=socket.SOCK_STREAM)[
-            0
-        ]
+        found = socket.getaddrinfo(options.bind, port, type=socket.SOCK_STREAM)
+        family, _, _, _, address = found[0]
         listener = bind(family, address)
         listener.listen(BACKLOG)
     except (OSError, UnicodeError) as error:
@@ -225,7 +225,7 @@ def show(address: Any) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-@functools.lru_cache(maxsize=1)  # the same line again is dropped
+@functools.lru_cache(maxsize=1)  # a line that repeats the last one is dropped: waiting, waiting
 def log(text: str, stream: Any = sys.stderr) -> None:
     """Write a line to the stream; drop it if nobody reads: closed, full, or a broken pipe."""
     with contextlib.suppress(OSError, TypeError):
