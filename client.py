@@ -38,7 +38,8 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(0 if terminal else 130)  # 128 + SIGINT: not all was done
     except OSError as error:
-        sys.exit(f"client: connection lost: {error.strerror or error}")
+        lost = "connection lost: " if isinstance(error, ConnectionError) else ""
+        sys.exit(f"client: {lost}{error.strerror or error}")
 
 
 def connect(host: str, port: int) -> socket.socket:
@@ -103,15 +104,16 @@ def relay(sock: socket.socket) -> None:
         except BrokenPipeError:
             sys.exit(1)  # nobody reads on, as behind | head: nothing to say, nobody to tell
     if not all_sent.is_set():
-        raise ConnectionError("the server closed it")
+        raise ConnectionError("it ended before the input did")
 
 
 def upload(sock: socket.socket, all_sent: threading.Event) -> None:
     """Copy standard input to the server, then close the sending side."""
-    with contextlib.suppress(OSError):  # of a lost server the other thread learns as well
+    with contextlib.suppress(OSError):  # the other thread sees that not all was sent
         while data := os.read(0, CHUNK):
             sock.sendall(data)
         all_sent.set()
+    with contextlib.suppress(OSError):
         sock.shutdown(socket.SHUT_WR)
 
 

@@ -55,11 +55,13 @@ LOCK = threading.Lock()  # one thread at a time writes a line
 
 
 def serve(listener: socket.socket) -> None:
-    """Serve those who come to the listening socket, for ever; the caller's thread just waits."""
+    """Serve those who come to the listening socket; this thread waits for a signal to stop."""
     sys.setswitchinterval(SWITCH)
+    stops = {signal.SIGINT, signal.SIGTERM}
+    signal.pthread_sigmask(signal.SIG_BLOCK, stops)  # in the threads as well: they inherit it
     start_thread(listener, threading.Semaphore(MAX_CLIENTS))
-    while True:
-        time.sleep(3600)  # signals are handled here
+    signal.sigwait(stops)
+    os._exit(0)
 
 
 def start_thread(listener: socket.socket, room: threading.Semaphore) -> None:
