@@ -76,8 +76,8 @@ def attend(listener: socket.socket, room: threading.Semaphore) -> None:
         if room.acquire(blocking=False):
             break
         refuse(sock, peer)
-    log(f"{show(peer)} came")
     start_thread(listener, room)
+    log(f"{show(peer)} came")
     with sock:
         chat(sock, peer)
         room.release()  # before the client sees that we close: another may come at once
@@ -98,13 +98,16 @@ def chat(sock: socket.socket, peer: Any) -> None:
 
 def insist(attempt: Callable[[], Any]) -> Any:
     """Return what attempt() returns; while no descriptor or thread is to be had, say so, wait."""
+    said = False
     while True:
         try:
             return attempt()
         except ConnectionAbortedError:  # it left before we could accept it
             continue
         except (OSError, RuntimeError) as error:
-            log(f"waiting: {error}")
+            if not said:
+                log(f"waiting: {error}")
+            said = True
             time.sleep(PAUSE)
 
 
@@ -299,6 +302,9 @@ def main() -> None:
     """Read the command line, listen, say so, and serve until Ctrl-C or SIGTERM."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: os._exit(0))  # the kernel closes the connections
+    # A signal that comes just before a call that waits is handled only after it: so wake each up.
+    signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.setitimer(signal.ITIMER_REAL, PAUSE, PAUSE)
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("-b", "--bind", metavar="ADDRESS", default="127.0.0.1")
     parser.add_argument("port", metavar="PORT", nargs="?", type=port_number, help="0: any free one")
