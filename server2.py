@@ -10,6 +10,7 @@ Read from the top: the model, the conversation, the arithmetic, the command line
 first part differs from server1.py and server3.py, and the lock in log.
 """
 
+import _thread
 import argparse
 import contextlib
 import functools
@@ -66,7 +67,8 @@ def serve(listener: socket.socket) -> None:
 
 def start_thread(listener: socket.socket, room: threading.Semaphore) -> None:
     """Put a new thread at the door, as soon as there can be one."""
-    insist(lambda: threading.Thread(target=attend, args=(listener, room), daemon=True).start())
+    # Not threading.Thread: its start() waits for the new thread's first step, behind all others.
+    insist(lambda: _thread.start_new_thread(attend, (listener, room)))
 
 
 def attend(listener: socket.socket, room: threading.Semaphore) -> None:
