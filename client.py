@@ -6,13 +6,14 @@ output to the server: bytes go out as they come and replies come in as they come
 so two threads are at work.
 """
 
+from __future__ import annotations
+
 import argparse
 import contextlib
 import os
 import socket
 import sys
 import threading
-from typing import Any
 
 DEFAULT_HOST = "localhost"
 DEFAULT_PORT = "10000"
@@ -149,7 +150,7 @@ def port_number(text: str) -> int:
     return int(text)
 
 
-def show(address: Any) -> str:
+def show(address: tuple) -> str:
     """Return a socket address as people write it: 127.0.0.1:10000, [::1]:10000."""
     host, port = address[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

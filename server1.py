@@ -10,9 +10,12 @@ Read from the top: the model, the conversation, the arithmetic, the command line
 first part differs from server2.py and server3.py, and in server2.py a lock in log.
 """
 
+from __future__ import annotations
+
 import argparse
 import contextlib
 import functools
+import io
 import operator
 import os
 import re
@@ -21,7 +24,8 @@ import signal
 import socket
 import sys
 import time
-from typing import Any, Callable, Optional, Union
+from collections.abc import Callable
+from typing import Any
 
 NAME = "server1"
 DEFAULT_PORT = "10000"
@@ -38,10 +42,6 @@ MAX_LINE = 1024  # bytes, without the line's end
 MAX_NESTING = 200  # parentheses within parentheses, as in Python
 TOO_BIG = 10**4300  # the first integer of more digits than Python prints
 MAX_BITS = 332_193  # 100,000 digits: of all powers and products of a line together
-
-Number = Union[int, float]
-
-
 # --- The model: one client, then the next -------------------------------------------------------
 
 
@@ -56,7 +56,6 @@ def serve(listener: socket.socket) -> None:
         # succeeds though old connections linger on the port (TIME_WAIT).
         listener = insist(lambda: bind(family, address))
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
-        log(f"{show(peer)} came")
         with sock:
             chat(sock, peer)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -64,8 +63,9 @@ def serve(listener: socket.socket) -> None:
             insist(functools.partial(listener.listen, BACKLOG))
 
 
-def chat(sock: socket.socket, peer: Any) -> None:
+def chat(sock: socket.socket, peer: tuple) -> None:
     """Talk with a client until it leaves."""
+    log(f"{show(peer)} came")
     reason = ""
     requests = Requests()
     try:
@@ -79,16 +79,13 @@ def chat(sock: socket.socket, peer: Any) -> None:
 
 def insist(attempt: Callable[[], Any]) -> Any:
     """Return what attempt() returns; while no descriptor or thread is to be had, say so, wait."""
-    said = False
     while True:
         try:
             return attempt()
         except ConnectionAbortedError:  # it left before we could accept it
             continue
         except (OSError, RuntimeError) as error:
-            if not said:
-                log(f"waiting: {error}")
-            said = True
+            log(f"waiting: {error}")
             time.sleep(PAUSE)
 
 
@@ -162,10 +159,11 @@ OPERATORS = {
     ")": (0, 0, None),
 }
 NUMBER = re.compile(r"0+|[1-9]\d*|(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?").fullmatch
-SPLIT = re.compile(r"((?<![eE])[-+*/%()↑÷]+)").split  # not at the sign of an exponent
+SPLIT = re.compile(r"([^-+*/%()↑÷ \t]+)").split  # between symbols and literals
+SPLIT_E = re.compile(r"((?:[eE][-+]|[^-+*/%()↑÷ \t])+)").split  # where exponents may have signs
 
 
-def evaluate(text: str) -> Number:
+def evaluate(text: str) -> float:
     """Return the value of an expression, an int or a finite float: the one that Python gives.
 
     Raises ValueError with the reason, ZeroDivisionError, or OverflowError: the value, or a product
@@ -180,20 +178,18 @@ def evaluate(text: str) -> Number:
         operators = {**OPERATORS, "*": (2, 2, bounds.multiply), "↑": (5, 4, bounds.power)}
     if "//" in text:
         text = text.replace("//", "÷")
-    parts = iter([*SPLIT(text), ")"])  # a literal, a run of symbols, a literal, and so on
+    split = SPLIT_E if "e" in text or "E" in text else SPLIT
+    parts = split(text + ")")  # symbols, literal, symbols, literal, ..., symbols
+    if " " in text or "\t" in text:
+        parts[::2] = [symbols.replace(" ", "").replace("\t", "") for symbols in parts[::2]]
+    parts = iter([*parts, ""])
     waiting = [OPENED]
     level, apply, left = OPENED
     value = None  # an operand is to come
     nesting = 0
     try:
-        for literal in parts:
-            if literal:
-                if value is None:
-                    plain = literal.isdigit() and literal[0] != "0"
-                    value = int(literal) if plain else read(literal)
-                elif literal.strip(" \t"):
-                    raise ValueError("an operator is missing")
-            for symbol in next(parts):
+        for symbols, literal in zip(parts, parts):
+            for symbol in symbols:
                 if value is None:
                     waiting.append((level, apply, left))
                     level, apply, left = PREFIXES[symbol]
@@ -215,6 +211,10 @@ def evaluate(text: str) -> Number:
                 else:  # the parenthesis meets its partner
                     level, apply, left = waiting.pop()
                     nesting -= 1
+            if literal:
+                if value is not None:
+                    raise ValueError("an operator is missing")
+                value = int(literal) if literal.isdigit() and literal >= "1" else read(literal)
     except KeyError:
         what = "operand" if value is None else "operator"
         raise ValueError(f"an {what} is missing") from None
@@ -227,11 +227,8 @@ def evaluate(text: str) -> Number:
     return value
 
 
-def read(literal: str) -> Optional[Number]:
-    """Return the number, or None if literal is blank; raises ValueError where Python does."""
-    literal = literal.strip(" \t")
-    if not literal:
-        return None
+def read(literal: str) -> float:
+    """Return the number that a literal stands for; raises ValueError where Python does."""
     if not NUMBER(literal):
         raise ValueError(f"{literal!a} is not a number")
     return int(literal) if literal.isdigit() else float(literal)
@@ -242,11 +239,11 @@ class Bounds:
 
     bits = 0  # of all their results
 
-    def multiply(self, left: Number, right: Number) -> Number:
+    def multiply(self, left: float, right: float) -> float:
         """Return left * right; raises what check raises."""
         return self.check(left * right)
 
-    def power(self, base: Number, exponent: Number) -> Number:
+    def power(self, base: float, exponent: float) -> float:
         """Return base ** exponent; raises what check raises."""
         if type(base) is type(exponent) is int and exponent > 0:
             if (base.bit_length() - 1) * exponent > TOO_BIG.bit_length():
@@ -255,7 +252,7 @@ class Bounds:
                 exponent = 2 - exponent % 2
         return self.check(base**exponent)
 
-    def check(self, value: Any) -> Number:
+    def check(self, value: complex) -> float:
         """Return value; raises OverflowError if it is out of bounds, ValueError if complex."""
         if type(value) is complex:
             raise ValueError("the result is not a real number")
@@ -280,15 +277,14 @@ def main() -> None:
     parser.add_argument("-b", "--bind", metavar="ADDRESS", default="127.0.0.1")
     parser.add_argument("port", metavar="PORT", nargs="?", type=port_number, help="0: any free one")
     options = parser.parse_args()
-    port = ask_port() if options.port is None else options.port
+    address = options.bind, ask_port() if options.port is None else options.port
     try:
-        found = socket.getaddrinfo(options.bind, port, type=socket.SOCK_STREAM)
-        family, _, _, _, address = found[0]
+        family, _, _, _, address = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0]
         listener = bind(family, address)
         listener.listen(BACKLOG)
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
-        sys.exit(f"{NAME}: cannot listen on {show((options.bind, port))}: {reason}")
+        sys.exit(f"{NAME}: cannot listen on {show(address)}: {reason}")
     log(f"{NAME} listening on {show(listener.getsockname())}", sys.stdout)
     serve(listener)
 
@@ -322,7 +318,7 @@ def port_number(text: str) -> int:
     return int(text)
 
 
-def bind(family: int, address: Any) -> socket.socket:
+def bind(family: int, address: tuple) -> socket.socket:
     """Return a stream socket bound to the address, not yet listening; raises OSError."""
     listener = socket.socket(family)
     if os.name == "posix":  # elsewhere the option lets another server take the port over
@@ -337,14 +333,14 @@ def bind(family: int, address: Any) -> socket.socket:
     return listener
 
 
-def show(address: Any) -> str:
+def show(address: tuple) -> str:
     """Return a socket address as people write it: 127.0.0.1:10000, [::1]:10000."""
     host, port = address[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 @functools.lru_cache(maxsize=1)  # a line that repeats the last one is dropped: waiting, waiting
-def log(text: str, stream: Any = sys.stderr) -> None:
+def log(text: str, stream: io.TextIOBase = sys.stderr) -> None:
     """Write a line to the stream; drop it if nobody reads: closed, full, or a broken pipe."""
     with contextlib.suppress(OSError, TypeError):
         if select.select([], [stream], [], 0)[1]:

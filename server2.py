@@ -10,10 +10,13 @@ Read from the top: the model, the conversation, the arithmetic, the command line
 first part differs from server1.py and server3.py, and the lock in log.
 """
 
+from __future__ import annotations
+
 import _thread
 import argparse
 import contextlib
 import functools
+import io
 import operator
 import os
 import re
@@ -22,8 +25,8 @@ import signal
 import socket
 import sys
 import threading
-import time
-from typing import Any, Callable, Optional, Union
+from collections.abc import Callable
+from typing import Any
 
 NAME = "server2"
 DEFAULT_PORT = "10000"
@@ -31,6 +34,7 @@ BACKLOG = 1024  # clients that the kernel may keep waiting for accept
 MAX_CLIENTS = 1000
 SWITCH = 0.0005  # seconds that a thread may compute while others wait; with Python's own 0.005
 # eight busy clients delay a ninth by 0.04 at each of its steps
+GROUP = 64  # clients who come in at a time, before those inside go on
 PAUSE = 0.5  # seconds from try to try while there is no room for a client
 TURN = 1024  # bytes read at a time, which bounds the memory for the replies
 KEEPALIVE = {  # a client that vanished is noticed after 60 + 4 * 10 seconds, see tcp(7)
@@ -43,16 +47,16 @@ MAX_LINE = 1024  # bytes, without the line's end
 MAX_NESTING = 200  # parentheses within parentheses, as in Python
 TOO_BIG = 10**4300  # the first integer of more digits than Python prints
 MAX_BITS = 332_193  # 100,000 digits: of all powers and products of a line together
-
-Number = Union[int, float]
+ROOM = threading.Semaphore(MAX_CLIENTS)
+GATE = threading.Condition()  # held by the thread that lets clients in
 LOCK = threading.Lock()  # one thread at a time writes a line
 
 
 # --- The model: every client in a thread of its own ---------------------------------------------
 #
-# One thread stands at the door. When a client comes, it starts its successor there and serves the
-# client itself. A single thread that let everybody in would have to win the interpreter lock from
-# hundreds of busy threads, again and again, while a burst of clients waits.
+# Whoever waits at the door goes first. The thread that lets them in would else have to win the
+# interpreter lock from hundreds of busy threads, again and again, while a burst of clients waits.
+# So it shuts a gate, which each thread passes before it computes.
 
 
 def serve(listener: socket.socket) -> None:
@@ -60,60 +64,61 @@ def serve(listener: socket.socket) -> None:
     sys.setswitchinterval(SWITCH)
     stops = {signal.SIGINT, signal.SIGTERM}
     signal.pthread_sigmask(signal.SIG_BLOCK, stops)  # in the threads as well: they inherit it
-    start_thread(listener, threading.Semaphore(MAX_CLIENTS))
+    with GATE:
+        insist(functools.partial(_thread.start_new_thread, admit, (listener,)))
     signal.sigwait(stops)
     os._exit(0)
 
 
-def start_thread(listener: socket.socket, room: threading.Semaphore) -> None:
-    """Put a new thread at the door, as soon as there can be one."""
-    # Not threading.Thread: its start() waits for the new thread's first step, behind all others.
-    insist(lambda: _thread.start_new_thread(attend, (listener, room)))
-
-
-def attend(listener: socket.socket, room: threading.Semaphore) -> None:
-    """Let a client in, leave the door to a new thread, and serve the client until it leaves."""
+def admit(listener: socket.socket) -> None:
+    """Let in all who come, each with a thread of its own, for ever."""
+    listener.setblocking(False)
     while True:
-        sock, peer = insist(listener.accept)
-        if room.acquire(blocking=False):
-            break
-        refuse(sock, peer)
-    start_thread(listener, room)
-    log(f"{show(peer)} came")
-    with sock:
-        chat(sock, peer)
-        room.release()  # before the client sees that we close: another may come at once
+        select.select([listener], [], [])
+        with GATE, contextlib.suppress(BlockingIOError):  # raised when nobody waits any more
+            for _ in range(GROUP):
+                sock, peer = insist(listener.accept)
+                sock.setblocking(True)  # elsewhere than on Linux it inherits the listener's
+                if ROOM.acquire(blocking=False):
+                    log(f"{show(peer)} came")
+                    # Not threading.Thread: its start() waits for the thread's first step.
+                    insist(functools.partial(_thread.start_new_thread, chat, (sock, peer)))
+                else:
+                    refuse(sock, peer)
 
 
-def chat(sock: socket.socket, peer: Any) -> None:
+def chat(sock: socket.socket, peer: tuple) -> None:
     """Talk with a client until it leaves."""
     reason = ""
     requests = Requests()
-    try:
-        while data := sock.recv(TURN):
-            sock.sendall(b"".join(map(reply, requests.feed(data))))
-        sock.sendall(b"".join(map(reply, requests.end())))
-    except OSError as error:
-        reason = f": {error.strerror}"
-    log(f"{show(peer)} left{reason}")
+    with sock:
+        try:
+            while data := sock.recv(TURN):
+                with GATE:
+                    pass
+                sock.sendall(b"".join(map(reply, requests.feed(data))))
+            sock.sendall(b"".join(map(reply, requests.end())))
+        except OSError as error:
+            reason = f": {error.strerror}"
+        log(f"{show(peer)} left{reason}")
+        ROOM.release()  # before the client sees that we close: another may come at once
 
 
 def insist(attempt: Callable[[], Any]) -> Any:
     """Return what attempt() returns; while no descriptor or thread is to be had, say so, wait."""
-    said = False
     while True:
         try:
             return attempt()
+        except BlockingIOError:
+            raise
         except ConnectionAbortedError:  # it left before we could accept it
             continue
         except (OSError, RuntimeError) as error:
-            if not said:
-                log(f"waiting: {error}")
-            said = True
-            time.sleep(PAUSE)
+            log(f"waiting: {error}")
+            GATE.wait(PAUSE)  # meanwhile the gate is open
 
 
-def refuse(sock: socket.socket, peer: Any) -> None:
+def refuse(sock: socket.socket, peer: tuple) -> None:
     """Tell a client that the server is full, and close its socket."""
     with sock, contextlib.suppress(OSError):
         sock.setblocking(False)
@@ -193,10 +198,11 @@ OPERATORS = {
     ")": (0, 0, None),
 }
 NUMBER = re.compile(r"0+|[1-9]\d*|(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?").fullmatch
-SPLIT = re.compile(r"((?<![eE])[-+*/%()↑÷]+)").split  # not at the sign of an exponent
+SPLIT = re.compile(r"([^-+*/%()↑÷ \t]+)").split  # between symbols and literals
+SPLIT_E = re.compile(r"((?:[eE][-+]|[^-+*/%()↑÷ \t])+)").split  # where exponents may have signs
 
 
-def evaluate(text: str) -> Number:
+def evaluate(text: str) -> float:
     """Return the value of an expression, an int or a finite float: the one that Python gives.
 
     Raises ValueError with the reason, ZeroDivisionError, or OverflowError: the value, or a product
@@ -211,20 +217,18 @@ def evaluate(text: str) -> Number:
         operators = {**OPERATORS, "*": (2, 2, bounds.multiply), "↑": (5, 4, bounds.power)}
     if "//" in text:
         text = text.replace("//", "÷")
-    parts = iter([*SPLIT(text), ")"])  # a literal, a run of symbols, a literal, and so on
+    split = SPLIT_E if "e" in text or "E" in text else SPLIT
+    parts = split(text + ")")  # symbols, literal, symbols, literal, ..., symbols
+    if " " in text or "\t" in text:
+        parts[::2] = [symbols.replace(" ", "").replace("\t", "") for symbols in parts[::2]]
+    parts = iter([*parts, ""])
     waiting = [OPENED]
     level, apply, left = OPENED
     value = None  # an operand is to come
     nesting = 0
     try:
-        for literal in parts:
-            if literal:
-                if value is None:
-                    plain = literal.isdigit() and literal[0] != "0"
-                    value = int(literal) if plain else read(literal)
-                elif literal.strip(" \t"):
-                    raise ValueError("an operator is missing")
-            for symbol in next(parts):
+        for symbols, literal in zip(parts, parts):
+            for symbol in symbols:
                 if value is None:
                     waiting.append((level, apply, left))
                     level, apply, left = PREFIXES[symbol]
@@ -246,6 +250,10 @@ def evaluate(text: str) -> Number:
                 else:  # the parenthesis meets its partner
                     level, apply, left = waiting.pop()
                     nesting -= 1
+            if literal:
+                if value is not None:
+                    raise ValueError("an operator is missing")
+                value = int(literal) if literal.isdigit() and literal >= "1" else read(literal)
     except KeyError:
         what = "operand" if value is None else "operator"
         raise ValueError(f"an {what} is missing") from None
@@ -258,11 +266,8 @@ def evaluate(text: str) -> Number:
     return value
 
 
-def read(literal: str) -> Optional[Number]:
-    """Return the number, or None if literal is blank; raises ValueError where Python does."""
-    literal = literal.strip(" \t")
-    if not literal:
-        return None
+def read(literal: str) -> float:
+    """Return the number that a literal stands for; raises ValueError where Python does."""
     if not NUMBER(literal):
         raise ValueError(f"{literal!a} is not a number")
     return int(literal) if literal.isdigit() else float(literal)
@@ -273,11 +278,11 @@ class Bounds:
 
     bits = 0  # of all their results
 
-    def multiply(self, left: Number, right: Number) -> Number:
+    def multiply(self, left: float, right: float) -> float:
         """Return left * right; raises what check raises."""
         return self.check(left * right)
 
-    def power(self, base: Number, exponent: Number) -> Number:
+    def power(self, base: float, exponent: float) -> float:
         """Return base ** exponent; raises what check raises."""
         if type(base) is type(exponent) is int and exponent > 0:
             if (base.bit_length() - 1) * exponent > TOO_BIG.bit_length():
@@ -286,7 +291,7 @@ class Bounds:
                 exponent = 2 - exponent % 2
         return self.check(base**exponent)
 
-    def check(self, value: Any) -> Number:
+    def check(self, value: complex) -> float:
         """Return value; raises OverflowError if it is out of bounds, ValueError if complex."""
         if type(value) is complex:
             raise ValueError("the result is not a real number")
@@ -311,15 +316,14 @@ def main() -> None:
     parser.add_argument("-b", "--bind", metavar="ADDRESS", default="127.0.0.1")
     parser.add_argument("port", metavar="PORT", nargs="?", type=port_number, help="0: any free one")
     options = parser.parse_args()
-    port = ask_port() if options.port is None else options.port
+    address = options.bind, ask_port() if options.port is None else options.port
     try:
-        found = socket.getaddrinfo(options.bind, port, type=socket.SOCK_STREAM)
-        family, _, _, _, address = found[0]
+        family, _, _, _, address = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0]
         listener = bind(family, address)
         listener.listen(BACKLOG)
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
-        sys.exit(f"{NAME}: cannot listen on {show((options.bind, port))}: {reason}")
+        sys.exit(f"{NAME}: cannot listen on {show(address)}: {reason}")
     log(f"{NAME} listening on {show(listener.getsockname())}", sys.stdout)
     serve(listener)
 
@@ -353,7 +357,7 @@ def port_number(text: str) -> int:
     return int(text)
 
 
-def bind(family: int, address: Any) -> socket.socket:
+def bind(family: int, address: tuple) -> socket.socket:
     """Return a stream socket bound to the address, not yet listening; raises OSError."""
     listener = socket.socket(family)
     if os.name == "posix":  # elsewhere the option lets another server take the port over
@@ -368,14 +372,14 @@ def bind(family: int, address: Any) -> socket.socket:
     return listener
 
 
-def show(address: Any) -> str:
+def show(address: tuple) -> str:
     """Return a socket address as people write it: 127.0.0.1:10000, [::1]:10000."""
     host, port = address[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 @functools.lru_cache(maxsize=1)  # a line that repeats the last one is dropped: waiting, waiting
-def log(text: str, stream: Any = sys.stderr) -> None:
+def log(text: str, stream: io.TextIOBase = sys.stderr) -> None:
     """Write a line to the stream; drop it if nobody reads: closed, full, or a broken pipe."""
     with LOCK, contextlib.suppress(OSError, TypeError):
         if select.select([], [stream], [], 0)[1]:

@@ -11,9 +11,12 @@ Read from the top: the model, the conversation, the arithmetic, the command line
 first part differs from server1.py and server2.py, and in server2.py a lock in log.
 """
 
+from __future__ import annotations
+
 import argparse
 import contextlib
 import functools
+import io
 import operator
 import os
 import re
@@ -21,7 +24,7 @@ import select
 import signal
 import socket
 import sys
-from typing import Any, Optional, Union
+from collections.abc import Iterator
 
 NAME = "server3"
 DEFAULT_PORT = "10000"
@@ -40,24 +43,25 @@ MAX_LINE = 1024  # bytes, without the line's end
 MAX_NESTING = 200  # parentheses within parentheses, as in Python
 TOO_BIG = 10**4300  # the first integer of more digits than Python prints
 MAX_BITS = 332_193  # 100,000 digits: of all powers and products of a line together
-
-Number = Union[int, float]
+Chats = dict[int, Iterator[bool]]  # by descriptor: select takes integers faster than sockets
 
 
 # --- The model: a loop, and every client in one of two states -----------------------------------
 #
 # Either we wait to read from a client, or we owe it replies and wait to send them. While we owe, we
 # do not read. So a client that does not take its replies holds up nobody but itself, costs little
-# memory, and its end is seen only when it has everything. A turn is short: it reads, or computes,
-# no more than about TURN bytes.
+# memory, and its end is seen only when it has everything.
+#
+# A chat is a generator: where that of server1.py waits, this one yields, and the loop takes the
+# next step of it when there is something to do.
 
 
 def serve(listener: socket.socket) -> None:
     """Serve those who come to the listening socket, for ever."""
     listener.setblocking(False)
     door = listener.fileno()
-    reading: dict[int, Client] = {}  # by descriptor: select takes integers faster than sockets
-    writing: dict[int, Client] = {}
+    reading: Chats = {}
+    writing: Chats = {}
     pause = None
     while True:
         # The door comes last: who leaves in this round makes room for who comes.
@@ -69,49 +73,40 @@ def serve(listener: socket.socket) -> None:
                 pause = admit(listener, reading, writing)
                 continue
             client = reading.pop(descriptor, None) or writing.pop(descriptor)
-            try:
-                stays, reason = client.turn(), ""
-            except BlockingIOError:  # nothing had come, or nothing was taken, after all
-                stays = True
-            except OSError as error:
-                stays, reason = False, f": {error.strerror}"
-            if stays:
-                (writing if client.owed or client.unanswered else reading)[descriptor] = client
-            else:
-                client.sock.close()
-                log(f"{show(client.peer)} left{reason}")
+            owed = next(client, None)
+            if owed is not None:  # it stays
+                (writing if owed else reading)[descriptor] = client
 
 
-class Client:
-    """A connection, and what we owe it: requests to be answered, bytes to be sent."""
+def chat(sock: socket.socket, peer: tuple) -> Iterator[bool]:
+    """Talk with a client until it leaves, in short turns; yield after each whether we owe it."""
+    log(f"{show(peer)} came")
+    reason = ""
+    requests = Requests()
+    unanswered: list[bytes] = []
+    owed = b""
+    with sock:
+        sock.setblocking(False)
+        try:
+            while True:
+                yield bool(owed or unanswered)
+                try:
+                    if not (owed or unanswered):
+                        data = sock.recv(TURN)  # no bytes: its end, and then the same at every call
+                        unanswered = requests.feed(data) if data else requests.end()
+                        if not (data or unanswered):
+                            break
+                    while unanswered and len(owed) < TURN:
+                        owed += reply(unanswered.pop(0))
+                    owed = owed[sock.send(owed) :]
+                except BlockingIOError:  # nothing had come, or nothing was taken, after all
+                    pass
+        except OSError as error:
+            reason = f": {error.strerror}"
+    log(f"{show(peer)} left{reason}")
 
-    __slots__ = ("owed", "peer", "requests", "sock", "unanswered")
 
-    def __init__(self, sock: socket.socket, peer: Any) -> None:
-        self.sock, self.peer, self.requests = sock, peer, Requests()
-        self.unanswered: list[bytes] = []
-        self.owed = b""
-
-    def turn(self) -> bool:
-        """Read if nothing is unanswered, answer if nothing is owed, send what the kernel takes.
-
-        Returns False when the client has said all and got all; raises OSError when it is lost.
-        """
-        if not self.owed:
-            if not self.unanswered:
-                data = self.sock.recv(TURN)  # no bytes: its end, and then the same at every call
-                self.unanswered = self.requests.feed(data) if data else self.requests.end()
-                if not self.unanswered:
-                    return bool(data)
-            while self.unanswered and len(self.owed) < TURN:
-                self.owed += reply(self.unanswered.pop(0))
-        self.owed = self.owed[self.sock.send(self.owed) :]
-        return True
-
-
-def admit(
-    listener: socket.socket, reading: dict[int, Client], writing: dict[int, Client]
-) -> Optional[float]:
+def admit(listener: socket.socket, reading: Chats, writing: Chats) -> float | None:
     """Let in all who wait; return the seconds to pause if there was no descriptor for one."""
     for _ in range(BACKLOG):
         try:
@@ -125,14 +120,13 @@ def admit(
             return PAUSE
         if len(reading) + len(writing) == MAX_CLIENTS or sock.fileno() >= FD_SETSIZE:
             refuse(sock, peer)
-            continue
-        sock.setblocking(False)
-        reading[sock.fileno()] = Client(sock, peer)
-        log(f"{show(peer)} came")
+        else:
+            reading[sock.fileno()] = client = chat(sock, peer)
+            next(client)  # to its first wait
     return None
 
 
-def refuse(sock: socket.socket, peer: Any) -> None:
+def refuse(sock: socket.socket, peer: tuple) -> None:
     """Tell a client that the server is full, and close its socket."""
     with sock, contextlib.suppress(OSError):
         sock.setblocking(False)
@@ -212,10 +206,11 @@ OPERATORS = {
     ")": (0, 0, None),
 }
 NUMBER = re.compile(r"0+|[1-9]\d*|(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?").fullmatch
-SPLIT = re.compile(r"((?<![eE])[-+*/%()↑÷]+)").split  # not at the sign of an exponent
+SPLIT = re.compile(r"([^-+*/%()↑÷ \t]+)").split  # between symbols and literals
+SPLIT_E = re.compile(r"((?:[eE][-+]|[^-+*/%()↑÷ \t])+)").split  # where exponents may have signs
 
 
-def evaluate(text: str) -> Number:
+def evaluate(text: str) -> float:
     """Return the value of an expression, an int or a finite float: the one that Python gives.
 
     Raises ValueError with the reason, ZeroDivisionError, or OverflowError: the value, or a product
@@ -230,20 +225,18 @@ def evaluate(text: str) -> Number:
         operators = {**OPERATORS, "*": (2, 2, bounds.multiply), "↑": (5, 4, bounds.power)}
     if "//" in text:
         text = text.replace("//", "÷")
-    parts = iter([*SPLIT(text), ")"])  # a literal, a run of symbols, a literal, and so on
+    split = SPLIT_E if "e" in text or "E" in text else SPLIT
+    parts = split(text + ")")  # symbols, literal, symbols, literal, ..., symbols
+    if " " in text or "\t" in text:
+        parts[::2] = [symbols.replace(" ", "").replace("\t", "") for symbols in parts[::2]]
+    parts = iter([*parts, ""])
     waiting = [OPENED]
     level, apply, left = OPENED
     value = None  # an operand is to come
     nesting = 0
     try:
-        for literal in parts:
-            if literal:
-                if value is None:
-                    plain = literal.isdigit() and literal[0] != "0"
-                    value = int(literal) if plain else read(literal)
-                elif literal.strip(" \t"):
-                    raise ValueError("an operator is missing")
-            for symbol in next(parts):
+        for symbols, literal in zip(parts, parts):
+            for symbol in symbols:
                 if value is None:
                     waiting.append((level, apply, left))
                     level, apply, left = PREFIXES[symbol]
@@ -265,6 +258,10 @@ def evaluate(text: str) -> Number:
                 else:  # the parenthesis meets its partner
                     level, apply, left = waiting.pop()
                     nesting -= 1
+            if literal:
+                if value is not None:
+                    raise ValueError("an operator is missing")
+                value = int(literal) if literal.isdigit() and literal >= "1" else read(literal)
     except KeyError:
         what = "operand" if value is None else "operator"
         raise ValueError(f"an {what} is missing") from None
@@ -277,11 +274,8 @@ def evaluate(text: str) -> Number:
     return value
 
 
-def read(literal: str) -> Optional[Number]:
-    """Return the number, or None if literal is blank; raises ValueError where Python does."""
-    literal = literal.strip(" \t")
-    if not literal:
-        return None
+def read(literal: str) -> float:
+    """Return the number that a literal stands for; raises ValueError where Python does."""
     if not NUMBER(literal):
         raise ValueError(f"{literal!a} is not a number")
     return int(literal) if literal.isdigit() else float(literal)
@@ -292,11 +286,11 @@ class Bounds:
 
     bits = 0  # of all their results
 
-    def multiply(self, left: Number, right: Number) -> Number:
+    def multiply(self, left: float, right: float) -> float:
         """Return left * right; raises what check raises."""
         return self.check(left * right)
 
-    def power(self, base: Number, exponent: Number) -> Number:
+    def power(self, base: float, exponent: float) -> float:
         """Return base ** exponent; raises what check raises."""
         if type(base) is type(exponent) is int and exponent > 0:
             if (base.bit_length() - 1) * exponent > TOO_BIG.bit_length():
@@ -305,7 +299,7 @@ class Bounds:
                 exponent = 2 - exponent % 2
         return self.check(base**exponent)
 
-    def check(self, value: Any) -> Number:
+    def check(self, value: complex) -> float:
         """Return value; raises OverflowError if it is out of bounds, ValueError if complex."""
         if type(value) is complex:
             raise ValueError("the result is not a real number")
@@ -330,15 +324,14 @@ def main() -> None:
     parser.add_argument("-b", "--bind", metavar="ADDRESS", default="127.0.0.1")
     parser.add_argument("port", metavar="PORT", nargs="?", type=port_number, help="0: any free one")
     options = parser.parse_args()
-    port = ask_port() if options.port is None else options.port
+    address = options.bind, ask_port() if options.port is None else options.port
     try:
-        found = socket.getaddrinfo(options.bind, port, type=socket.SOCK_STREAM)
-        family, _, _, _, address = found[0]
+        family, _, _, _, address = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0]
         listener = bind(family, address)
         listener.listen(BACKLOG)
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
-        sys.exit(f"{NAME}: cannot listen on {show((options.bind, port))}: {reason}")
+        sys.exit(f"{NAME}: cannot listen on {show(address)}: {reason}")
     log(f"{NAME} listening on {show(listener.getsockname())}", sys.stdout)
     serve(listener)
 
@@ -372,7 +365,7 @@ def port_number(text: str) -> int:
     return int(text)
 
 
-def bind(family: int, address: Any) -> socket.socket:
+def bind(family: int, address: tuple) -> socket.socket:
     """Return a stream socket bound to the address, not yet listening; raises OSError."""
     listener = socket.socket(family)
     if os.name == "posix":  # elsewhere the option lets another server take the port over
@@ -387,14 +380,14 @@ def bind(family: int, address: Any) -> socket.socket:
     return listener
 
 
-def show(address: Any) -> str:
+def show(address: tuple) -> str:
     """Return a socket address as people write it: 127.0.0.1:10000, [::1]:10000."""
     host, port = address[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 @functools.lru_cache(maxsize=1)  # a line that repeats the last one is dropped: waiting, waiting
-def log(text: str, stream: Any = sys.stderr) -> None:
+def log(text: str, stream: io.TextIOBase = sys.stderr) -> None:
     """Write a line to the stream; drop it if nobody reads: closed, full, or a broken pipe."""
     with contextlib.suppress(OSError, TypeError):
         if select.select([], [stream], [], 0)[1]:

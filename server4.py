@@ -8,15 +8,18 @@ another: it has no lines, and gives back every byte as it came.
 Read from the top: the model, the conversation, the command line.
 """
 
+from __future__ import annotations
+
 import argparse
 import contextlib
 import functools
+import io
 import os
 import select
 import signal
 import socket
 import sys
-from typing import Any, Optional
+from collections.abc import Iterator
 
 NAME = "server4"
 DEFAULT_PORT = "10000"
@@ -31,22 +34,25 @@ KEEPALIVE = {  # a client that vanished is noticed after 60 + 4 * 10 seconds, se
     "TCP_KEEPCNT": 4,  # probes without an answer
     "TCP_USER_TIMEOUT": 100_000,  # milliseconds that sent bytes may stay unacknowledged
 }
+Chats = dict[int, Iterator[bool]]  # by descriptor: select takes integers faster than sockets
 
 
 # --- The model: a loop, and every client in one of two states -----------------------------------
 #
 # Either we wait to read from a client, or we owe it replies and wait to send them. While we owe, we
 # do not read. So a client that does not take its replies holds up nobody but itself, costs little
-# memory, and its end is seen only when it has everything. A turn is short: it reads, or computes,
-# no more than about TURN bytes.
+# memory, and its end is seen only when it has everything.
+#
+# A chat is a generator: where that of server1.py waits, this one yields, and the loop takes the
+# next step of it when there is something to do.
 
 
 def serve(listener: socket.socket) -> None:
     """Serve those who come to the listening socket, for ever."""
     listener.setblocking(False)
     door = listener.fileno()
-    reading: dict[int, Client] = {}  # by descriptor: select takes integers faster than sockets
-    writing: dict[int, Client] = {}
+    reading: Chats = {}
+    writing: Chats = {}
     pause = None
     while True:
         # The door comes last: who leaves in this round makes room for who comes.
@@ -58,49 +64,34 @@ def serve(listener: socket.socket) -> None:
                 pause = admit(listener, reading, writing)
                 continue
             client = reading.pop(descriptor, None) or writing.pop(descriptor)
-            try:
-                stays, reason = client.turn(), ""
-            except BlockingIOError:  # nothing had come, or nothing was taken, after all
-                stays = True
-            except OSError as error:
-                stays, reason = False, f": {error.strerror}"
-            if stays:
-                (writing if client.owed or client.unanswered else reading)[descriptor] = client
-            else:
-                client.sock.close()
-                log(f"{show(client.peer)} left{reason}")
+            owed = next(client, None)
+            if owed is not None:  # it stays
+                (writing if owed else reading)[descriptor] = client
 
 
-class Client:
-    """A connection, and what we owe it: requests to be answered, bytes to be sent."""
-
-    __slots__ = ("owed", "peer", "requests", "sock", "unanswered")
-
-    def __init__(self, sock: socket.socket, peer: Any) -> None:
-        self.sock, self.peer, self.requests = sock, peer, Requests()
-        self.unanswered: list[bytes] = []
-        self.owed = b""
-
-    def turn(self) -> bool:
-        """Read if nothing is unanswered, answer if nothing is owed, send what the kernel takes.
-
-        Returns False when the client has said all and got all; raises OSError when it is lost.
-        """
-        if not self.owed:
-            if not self.unanswered:
-                data = self.sock.recv(TURN)  # no bytes: its end, and then the same at every call
-                self.unanswered = self.requests.feed(data) if data else self.requests.end()
-                if not self.unanswered:
-                    return bool(data)
-            while self.unanswered and len(self.owed) < TURN:
-                self.owed += reply(self.unanswered.pop(0))
-        self.owed = self.owed[self.sock.send(self.owed) :]
-        return True
+def chat(sock: socket.socket, peer: tuple) -> Iterator[bool]:
+    """Give a client back what it sends until it leaves; yield at each wait whether we owe it."""
+    log(f"{show(peer)} came")
+    reason = ""
+    owed = b""
+    with sock:
+        sock.setblocking(False)
+        try:
+            while True:
+                yield bool(owed)
+                try:
+                    owed = owed or sock.recv(TURN)
+                    if not owed:  # its end
+                        break
+                    owed = owed[sock.send(owed) :]
+                except BlockingIOError:  # nothing had come, or nothing was taken, after all
+                    pass
+        except OSError as error:
+            reason = f": {error.strerror}"
+    log(f"{show(peer)} left{reason}")
 
 
-def admit(
-    listener: socket.socket, reading: dict[int, Client], writing: dict[int, Client]
-) -> Optional[float]:
+def admit(listener: socket.socket, reading: Chats, writing: Chats) -> float | None:
     """Let in all who wait; return the seconds to pause if there was no descriptor for one."""
     for _ in range(BACKLOG):
         try:
@@ -114,14 +105,13 @@ def admit(
             return PAUSE
         if len(reading) + len(writing) == MAX_CLIENTS or sock.fileno() >= FD_SETSIZE:
             refuse(sock, peer)
-            continue
-        sock.setblocking(False)
-        reading[sock.fileno()] = Client(sock, peer)
-        log(f"{show(peer)} came")
+        else:
+            reading[sock.fileno()] = client = chat(sock, peer)
+            next(client)  # to its first wait
     return None
 
 
-def refuse(sock: socket.socket, peer: Any) -> None:
+def refuse(sock: socket.socket, peer: tuple) -> None:
     """Tell a client that the server is full, and close its socket."""
     with sock, contextlib.suppress(OSError):
         sock.setblocking(False)
@@ -129,26 +119,6 @@ def refuse(sock: socket.socket, peer: Any) -> None:
         sock.shutdown(socket.SHUT_WR)
         sock.recv(65536)  # bytes left unread would turn the close into a reset
     log(f"{show(peer)} refused: server full")
-
-
-# --- The conversation: every byte comes back, see RFC 862 ---------------------------------------
-
-
-class Requests:
-    """Takes what a client sends as it comes: there are no lines."""
-
-    def feed(self, data: bytes) -> list[bytes]:
-        """Take the bytes that came; return them, one request."""
-        return [data]
-
-    def end(self) -> list[bytes]:
-        """Take the end of the input; return nothing, for nothing was kept."""
-        return []
-
-
-def reply(data: bytes) -> bytes:
-    """Return the reply to the bytes: the same bytes."""
-    return data
 
 
 # --- The command line, and the log --------------------------------------------------------------
@@ -165,15 +135,14 @@ def main() -> None:
     parser.add_argument("-b", "--bind", metavar="ADDRESS", default="127.0.0.1")
     parser.add_argument("port", metavar="PORT", nargs="?", type=port_number, help="0: any free one")
     options = parser.parse_args()
-    port = ask_port() if options.port is None else options.port
+    address = options.bind, ask_port() if options.port is None else options.port
     try:
-        found = socket.getaddrinfo(options.bind, port, type=socket.SOCK_STREAM)
-        family, _, _, _, address = found[0]
+        family, _, _, _, address = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0]
         listener = bind(family, address)
         listener.listen(BACKLOG)
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
-        sys.exit(f"{NAME}: cannot listen on {show((options.bind, port))}: {reason}")
+        sys.exit(f"{NAME}: cannot listen on {show(address)}: {reason}")
     log(f"{NAME} listening on {show(listener.getsockname())}", sys.stdout)
     serve(listener)
 
@@ -207,7 +176,7 @@ def port_number(text: str) -> int:
     return int(text)
 
 
-def bind(family: int, address: Any) -> socket.socket:
+def bind(family: int, address: tuple) -> socket.socket:
     """Return a stream socket bound to the address, not yet listening; raises OSError."""
     listener = socket.socket(family)
     if os.name == "posix":  # elsewhere the option lets another server take the port over
@@ -222,14 +191,14 @@ def bind(family: int, address: Any) -> socket.socket:
     return listener
 
 
-def show(address: Any) -> str:
+def show(address: tuple) -> str:
     """Return a socket address as people write it: 127.0.0.1:10000, [::1]:10000."""
     host, port = address[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 @functools.lru_cache(maxsize=1)  # a line that repeats the last one is dropped: waiting, waiting
-def log(text: str, stream: Any = sys.stderr) -> None:
+def log(text: str, stream: io.TextIOBase = sys.stderr) -> None:
     """Write a line to the stream; drop it if nobody reads: closed, full, or a broken pipe."""
     with contextlib.suppress(OSError, TypeError):
         if select.select([], [stream], [], 0)[1]:

@@ -326,7 +326,7 @@ def test_error(text):
         ("1e999", "too large"),
         ("(" * 201 + "1" + ")" * 201, "parenthes"),
         ("(-8)**.5", "real"),
-        ("1 2", "1 2"),
+        ("1 2", "operator is missing"),
         ("012", "012"),
         ("é", "ASCII"),
         ("", "missing"),

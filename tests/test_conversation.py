@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support import load
 
-server3, server4 = load("server3"), load("server4")
+server3 = load("server3")
 
 TOO_LONG = b"error: line longer than 1024 bytes"
 WIDE = b"1" + b" " * 1022 + b"2"  # as long as a line may be
@@ -149,13 +149,3 @@ def test_an_endless_line_takes_no_memory():
         tracemalloc.stop()
     assert replies == TOO_LONG + b"\n"
     assert peak < 100_000
-
-
-@quickly
-@given(st.lists(st.binary()))
-def test_echo(pieces):
-    """The echo gives back what it gets, at once, and keeps nothing at the end."""
-    requests = server4.Requests()
-    for piece in pieces:
-        assert b"".join(map(server4.reply, requests.feed(piece))) == piece
-    assert b"".join(map(server4.reply, requests.end())) == b""

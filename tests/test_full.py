@@ -84,15 +84,12 @@ def test_a_full_house_that_all_leave_at_once_fills_again(name):
 
 @pytest.mark.parametrize("busy", [False, True], ids=["quiet", "busy"])
 @pytest.mark.parametrize(("name", "limit"), [("server2", 5), ("server3", 1), ("server4", 1)])
-def test_a_burst_is_let_in_at_once(request, name, limit, busy, one_processor):
+def test_a_burst_is_let_in_at_once(name, limit, busy, one_processor):
     """900 connect at once: all are answered within the limit, by the best of some attempts.
 
     The server has one processor. If busy, 50 other clients fill it with requests meanwhile, and
     those of the burst ask on without pause as soon as they are in.
     """
-    if name == "server2" and busy:
-        reason = "now and then a thread starves for the interpreter lock, for many seconds"
-        request.applymarker(pytest.mark.xfail(reason=reason, strict=False))
     took = []
     while len(took) < ATTEMPTS and min(took, default=limit) >= limit:
         with Server(name, prefix=one_processor) as server, crowd(server, 50) as others:

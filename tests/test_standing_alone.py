@@ -18,9 +18,9 @@ SCRIPTS = (*SERVERS, "client")
 # The names that mean different things in different scripts. Those in one group agree.
 DIFFERENT = {
     "serve": ["server1", "server2", "server3 server4"],  # the models
-    "chat": ["server1 server2", "client"],  # the client talks with a person
-    "Requests": ["server1 server2 server3", "server4"],  # lines, and bytes as they come
-    "reply": ["server1 server2 server3", "server4"],
+    "admit": ["server2", "server3 server4"],
+    "chat": [*SCRIPTS],
+    "insist": ["server1", "server2"],  # the gate stays open while server2 waits
     "log": ["server1 server3 server4", "server2"],  # threads need a lock
     "main": ["server1 server2 server3 server4", "client"],
     # constants
