@@ -182,7 +182,8 @@ def evaluate(text: str) -> float:
     parts = split(text + ")")  # symbols, literal, symbols, literal, ..., symbols
     if " " in text or "\t" in text:
         parts[::2] = [symbols.replace(" ", "").replace("\t", "") for symbols in parts[::2]]
-    parts = iter([*parts, ""])
+    parts.append("")
+    parts = iter(parts)
     waiting = [OPENED]
     level, apply, left = OPENED
     value = None  # an operand is to come
@@ -222,13 +223,15 @@ def evaluate(text: str) -> float:
         waiting.append(OPENED)
     if waiting:
         raise ValueError("a parenthesis is missing")
-    if not -TOO_BIG < value < TOO_BIG:  # or it is infinite, or not a number
+    if not abs(value) < TOO_BIG:  # or it is infinite, or not a number
         raise OverflowError
     return value
 
 
 def read(literal: str) -> float:
     """Return the number that a literal stands for; raises ValueError where Python does."""
+    if "." in literal and literal.replace(".", "", 1).isdigit():  # most are that plain
+        return float(literal)
     if not NUMBER(literal):
         raise ValueError(f"{literal!a} is not a number")
     return int(literal) if literal.isdigit() else float(literal)
@@ -258,7 +261,7 @@ class Bounds:
             raise ValueError("the result is not a real number")
         if type(value) is int:
             self.bits += value.bit_length()
-            if not -TOO_BIG < value < TOO_BIG or self.bits > MAX_BITS:
+            if abs(value) >= TOO_BIG or self.bits > MAX_BITS:
                 raise OverflowError
         return value
 
