@@ -40,11 +40,14 @@ def reply(text):
 
 
 def compare(strategy, examples):
-    """Check that many examples; the seed changes from run to run, and a failure prints it."""
+    """Check that many texts or more; the seed changes from run to run, and a failure prints it.
+
+    The strategy gives texts, or lists of ten.
+    """
     seen = 0
 
     @settings(
-        max_examples=examples,
+        max_examples=examples // (10 if strategy in (EXPRESSIONS, HUGE_EXPRESSIONS) else 1),
         deadline=None,
         database=None,
         derandomize=False,
@@ -52,10 +55,11 @@ def compare(strategy, examples):
         suppress_health_check=list(HealthCheck),
     )
     @given(strategy)
-    def agree(text):
+    def agree(texts):
         nonlocal seen
-        seen += 1
-        check(text)
+        for text in [texts] if isinstance(texts, str) else texts:
+            check(text)
+            seen += 1
 
     agree()
     assert seen >= examples
@@ -108,9 +112,15 @@ def grown(seed, special=SPECIAL):
     return expression(4)
 
 
-SEEDS = st.binary(min_size=20, max_size=80)
-EXPRESSIONS = SEEDS.map(grown)
-HUGE_EXPRESSIONS = st.binary(min_size=8, max_size=30).map(lambda seed: grown(seed, HUGE))
+def tens(size, special=SPECIAL):
+    """Return a strategy for lists of ten expressions, each grown from so many bytes."""
+    seeds = st.binary(min_size=10 * size, max_size=10 * size)
+    return seeds.map(lambda s: [grown(s[i : i + size], special) for i in range(0, len(s), size)])
+
+
+EXPRESSION = st.binary(min_size=20, max_size=80).map(grown)
+EXPRESSIONS = tens(60)
+HUGE_EXPRESSIONS = tens(25, HUGE)
 
 
 def test_expressions():
@@ -141,7 +151,7 @@ def test_any_text():
 def test_almost_expressions():
     """Expressions with a character too many or another, anywhere."""
     parts = st.tuples(
-        EXPRESSIONS,
+        EXPRESSION,
         st.one_of(st.characters(), st.sampled_from("_jeE.()*/+-\r\n\f\v\0")),
         st.integers(0, 50),
         st.integers(0, 1),
@@ -150,7 +160,7 @@ def test_almost_expressions():
 
 
 @settings(deadline=None, database=None, print_blob=True, max_examples=300)
-@given(st.one_of(EXPRESSIONS, st.text(max_size=20)))
+@given(st.one_of(EXPRESSION, st.text(max_size=20)))
 def test_replies(text):
     """The reply is what Python prints, or one error line."""
     text = text.replace("\n", "")

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import itertools
 import os
 import pathlib
 import re
@@ -19,6 +20,11 @@ NO_PORTS = ("abc", "70000", "65536", "-1", "1.5", "0x10", "", " ", "٣", "9" * 5
 DROP_ROOT_PORTS = ("setpriv", "--bounding-set=-net_bind_service")
 
 every_server = pytest.mark.parametrize("name", SERVERS)
+
+
+def spread(cases):
+    """Return the cases, each with the name of a server, in turn: main is the same in all four."""
+    return list(zip(itertools.cycle(SERVERS), cases))
 
 
 def has_ipv6():
@@ -48,8 +54,7 @@ def serves(server, sock=None):
 # --- The question -------------------------------------------------------------------------------
 
 
-@every_server
-@pytest.mark.parametrize("answer", [None, b"", b"\n", b"  \t \r\n"])
+@pytest.mark.parametrize(("name", "answer"), spread([None, b"", b"\n", b"  \t \r\n"]))
 def test_no_answer_is_port_10000(name, answer):
     """Blank, the end of input, and a closed standard input all mean port 10000."""
     options = {"prefix": WITHOUT_STDIN} if answer is None else {"input": answer}
@@ -59,13 +64,13 @@ def test_no_answer_is_port_10000(name, answer):
     assert re.fullmatch(rf"{name}: cannot listen on a\.\.b:10000: .+\n", err)
 
 
-@every_server
 @pytest.mark.parametrize(
-    ("answers", "complaints"),
-    [(b"0\n", 0), (b" 0 \r\n", 0), (b"0", 0), (b"abc\n70000\n-1\n\xff\n0\n1\n", 4)],
+    ("name", "case"),
+    spread([(b"0\n", 0), (b" 0 \r\n", 0), (b"0", 0), (b"abc\n70000\n-1\n\xff\n0\n1\n", 4)]),
 )
-def test_question_on_a_pipe(name, answers, complaints):
+def test_question_on_a_pipe(name, case):
     """The answer is read from a pipe too, without the words of the question, until it is good."""
+    answers, complaints = case
     stdin = stdin_with(answers)
     with Server(name, "-b", "127.0.0.1", stdin=stdin) as server:
         os.close(stdin)
@@ -87,8 +92,9 @@ def test_bad_answers_are_named(name):
     assert "a..b:10000" in third
 
 
-@every_server
-@pytest.mark.parametrize("answers", [b"abc\n", b"abc", b"70000\n65536\n", b"\x1b[2J\n"])
+@pytest.mark.parametrize(
+    ("name", "answers"), spread([b"abc\n", b"abc", b"70000\n65536\n", b"\x1b[2J\n"])
+)
 def test_end_after_a_bad_answer(name, answers):
     """The end of input after a bad answer ends the program with status 2."""
     status, out, err = run(name, input=answers)
@@ -114,10 +120,12 @@ def test_question_at_a_terminal(name):
         assert "Traceback" not in rest
 
 
-@every_server
-@pytest.mark.parametrize(("typed", "status"), [("\x04", 1), ("\r", 1), ("abc\r\x04", 2)])
-def test_ctrl_d_at_the_question(name, typed, status):
+@pytest.mark.parametrize(
+    ("name", "case"), spread([("\x04", 1), ("\r", 1), ("abc\r\x04", 2), ("70000\r\x04", 2)])
+)
+def test_ctrl_d_at_the_question(name, case):
     """Ctrl-D at the first question means 10000, as blank does; after a bad answer it ends."""
+    typed, status = case
     with Terminal(name, *NO_ADDRESS) as terminal:
         for key in typed.partition("\r"):
             if key.strip("\r"):
@@ -142,10 +150,11 @@ def test_bad_port_argument(port):
     assert "\x1b" not in err
 
 
-@every_server
-@pytest.mark.parametrize("arguments", [("abc",), ("-1",), ("70000",), ("0", "0"), ("--no-such",)])
+@pytest.mark.parametrize(
+    ("name", "arguments"), spread([("abc",), ("-1",), ("70000",), ("0", "0"), ("--no-such",)])
+)
 def test_bad_arguments(name, arguments):
-    """Arguments that are wrong end every server with status 2."""
+    """Arguments that are wrong end a server with status 2."""
     status, out, err = run(name, *arguments)
     assert (status, out) == (2, b"")
     assert "Traceback" not in err
@@ -180,8 +189,9 @@ def test_banner(name):
         assert server.process.stdout.read() == b""
 
 
-@every_server
-@pytest.mark.parametrize("address", ["localhost", "0.0.0.0", "127.0.0.1"])
+@pytest.mark.parametrize(
+    ("name", "address"), spread(["localhost", "0.0.0.0", "127.0.0.1", "127.1"])
+)
 def test_bind(name, address):
     """-b takes an address or a host name."""
     with Server(name, "-b", address, "0") as server:
@@ -222,8 +232,9 @@ def test_port_in_use_by_a_server(name):
         assert serves(server)
 
 
-@every_server
-@pytest.mark.parametrize("address", ["a..b", "192.0.2.1", "::1%no-such", "a" * 64, "no host"])
+@pytest.mark.parametrize(
+    ("name", "address"), spread(["a..b", "192.0.2.1", "::1%no-such", "a" * 64, "no host"])
+)
 def test_unknown_address(name, address):
     """An address that this machine has not, or nobody: one line, status 1."""
     status, out, err = run(name, "-b", address, "0")

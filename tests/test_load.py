@@ -66,7 +66,7 @@ def test_a_client_that_never_reads(name):
 
 @pytest.mark.parametrize("name", CROWDED)
 def test_many_clients_that_never_read(name):
-    """50 send costly lines, for three seconds or until all are stuck: memory stays bounded.
+    """50 send costly lines, for two seconds or until all are stuck: memory stays bounded.
 
     The round trips of another client are printed.
     """
@@ -75,7 +75,7 @@ def test_many_clients_that_never_read(name):
         attackers = [stack.enter_context(deaf(server)) for _ in range(50)]
         before = memory(server.pid)
         sent, samples, quiet = 0, [], 0
-        end = time.monotonic() + 3
+        end = time.monotonic() + 2
         while time.monotonic() < end and (quiet < 20 or idle_share(server.pid, 0.05) > 0.5):
             more = sum(push(attacker, COSTLY * 8192) for attacker in attackers)
             sent, quiet = sent + more, 0 if more else quiet + 1
@@ -213,7 +213,7 @@ def test_a_quick_question_beside_costly_ones(name, kind):
             all_answered(server, [*others, ninth])
             with Busy(others, line * 64) as load:
                 until(lambda load=load: min(load.served.values()), "the others are at work")
-                late.append(percentile(round_trips(server, ninth, 100), 99))
+                late.append(percentile(round_trips(server, ninth, 50), 99))
             assert load.error is None
     figures = ", ".join(f"{1000 * one:.1f}" for one in late)
     print(f"{name}: beside 8 who send the {kind} lines: {figures} ms at the 99th percentile")
