@@ -45,9 +45,9 @@ linux = pytest.mark.skipif(not LINUX, reason="reads /proc")
 
 @linux
 @pytest.mark.parametrize("name", SERVERS)
-def test_a_storm_leaves_nothing_behind(name):
+def test_a_storm_leaves_nothing_behind(name, one_processor):
     """10,000 connect and reset at any moment: descriptors, threads and memory are as before."""
-    with Server(name) as server:
+    with Server(name, prefix=one_processor) as server:
         before = settled(server)
         storm(server, STORM // 10)  # allocators and caches warm up
         until(lambda: at_rest(server) == before, "those after it have left")
