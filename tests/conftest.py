@@ -3,6 +3,7 @@
 import os
 import resource
 import shutil
+import signal
 
 import pytest
 from outside import LINUX, PROCESSORS, raise_descriptor_limit
@@ -28,6 +29,14 @@ def many_descriptors():
     limits = raise_descriptor_limit()
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c():
+    """Let what the tests start obey Ctrl-C, also if they themselves run under nohup."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture
