@@ -42,25 +42,38 @@ MAX_LINE = 1024  # bytes, without the line's end
 MAX_NESTING = 200  # parentheses within parentheses, as in Python
 TOO_BIG = 10**4300  # the first integer of more digits than Python prints
 MAX_BITS = 332_193  # 100,000 digits: of all powers and products of a line together
+LINUX = sys.platform == "linux"
+
+
 # --- The model: one client, then the next -------------------------------------------------------
 
 
 def serve(listener: socket.socket) -> None:
     """Serve those who come to the listening socket, one at a time, for ever."""
     family, address = listener.family, listener.getsockname()
+    if LINUX:
+        # A socket that never listens keeps the port ours while nobody listens. Our listeners share
+        # it by SO_REUSEPORT; other servers cannot, for want of SO_REUSEADDR.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        holder = insist(lambda: bind_again(family, address))
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
     while True:
         sock, peer = insist(listener.accept)
         listener.close()
-        # Bind the next listener now, so that the port stays ours, and listen when the client has
-        # left. Without SO_REUSEADDR no other server can bind the port meanwhile; with it, listen
-        # succeeds though old connections linger on the port (TIME_WAIT).
-        listener = insist(lambda: bind(family, address))
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
         with sock:
             chat(sock, peer)
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             # Listen before the client sees that we close: it may come again at once.
+            listener = insist(lambda: bind_again(family, address))
             insist(functools.partial(listener.listen, BACKLOG))
+
+
+def bind_again(family: int, address: tuple) -> socket.socket:
+    """Return a socket bound to an address that other sockets of ours have; raises OSError."""
+    sock = prepare(family)
+    if LINUX:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    sock.bind(address)
+    return sock
 
 
 def chat(sock: socket.socket, peer: tuple) -> None:
@@ -283,7 +296,8 @@ def main() -> None:
     address = options.bind, ask_port() if options.port is None else options.port
     try:
         family, _, _, _, address = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0]
-        listener = bind(family, address)
+        listener = prepare(family)
+        listener.bind(address)
         listener.listen(BACKLOG)
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -321,8 +335,8 @@ def port_number(text: str) -> int:
     return int(text)
 
 
-def bind(family: int, address: tuple) -> socket.socket:
-    """Return a stream socket bound to the address, not yet listening; raises OSError."""
+def prepare(family: int) -> socket.socket:
+    """Return a stream socket that is ready to be bound, and to listen."""
     listener = socket.socket(family)
     if os.name == "posix":  # elsewhere the option lets another server take the port over
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -332,7 +346,6 @@ def bind(family: int, address: tuple) -> socket.socket:
     for option, value in KEEPALIVE.items():
         if hasattr(socket, option):
             listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
-    listener.bind(address)
     return listener
 
 

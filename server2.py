@@ -60,14 +60,12 @@ LOCK = threading.Lock()  # one thread at a time writes a line
 
 
 def serve(listener: socket.socket) -> None:
-    """Serve those who come to the listening socket; this thread waits for a signal to stop."""
+    """Serve those who come to the listening socket, for ever."""
     sys.setswitchinterval(SWITCH)
-    stops = {signal.SIGINT, signal.SIGTERM}
-    signal.pthread_sigmask(signal.SIG_BLOCK, stops)  # in the threads as well: they inherit it
     with GATE:
         insist(functools.partial(_thread.start_new_thread, admit, (listener,)))
-    signal.sigwait(stops)
-    os._exit(0)
+    while True:
+        signal.pause()  # signals are handled in this thread, so it has nothing else to do
 
 
 def admit(listener: socket.socket) -> None:
@@ -100,8 +98,11 @@ def chat(sock: socket.socket, peer: tuple) -> None:
             sock.sendall(b"".join(map(reply, requests.end())))
         except OSError as error:
             reason = f": {error.strerror}"
-        log(f"{show(peer)} left{reason}")
-        ROOM.release()  # before the client sees that we close: another may come at once
+        finally:
+            log(f"{show(peer)} left{reason}")
+            ROOM.release()  # before the client sees that we close: another may come at once
+    with GATE:
+        GATE.notify()  # there may be room for one who waits
 
 
 def insist(attempt: Callable[[], Any]) -> Any:
@@ -322,7 +323,8 @@ def main() -> None:
     address = options.bind, ask_port() if options.port is None else options.port
     try:
         family, _, _, _, address = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0]
-        listener = bind(family, address)
+        listener = prepare(family)
+        listener.bind(address)
         listener.listen(BACKLOG)
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -360,8 +362,8 @@ def port_number(text: str) -> int:
     return int(text)
 
 
-def bind(family: int, address: tuple) -> socket.socket:
-    """Return a stream socket bound to the address, not yet listening; raises OSError."""
+def prepare(family: int) -> socket.socket:
+    """Return a stream socket that is ready to be bound, and to listen."""
     listener = socket.socket(family)
     if os.name == "posix":  # elsewhere the option lets another server take the port over
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -371,7 +373,6 @@ def bind(family: int, address: tuple) -> socket.socket:
     for option, value in KEEPALIVE.items():
         if hasattr(socket, option):
             listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
-    listener.bind(address)
     return listener
 
 

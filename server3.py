@@ -31,6 +31,7 @@ DEFAULT_PORT = "10000"
 BACKLOG = 1024  # clients that the kernel may keep waiting for accept
 MAX_CLIENTS = 1000
 FD_SETSIZE = 1024  # select(2) cannot watch this descriptor, nor any above
+GROUP = 64  # clients who come in at a time, before those inside go on
 PAUSE = 0.5  # seconds from try to try while there is no room for a client
 TURN = 512  # bytes read or replied at a turn, which bounds its time and memory
 KEEPALIVE = {  # a client that vanished is noticed after 60 + 4 * 10 seconds, see tcp(7)
@@ -107,8 +108,8 @@ def chat(sock: socket.socket, peer: tuple) -> Iterator[bool]:
 
 
 def admit(listener: socket.socket, reading: Chats, writing: Chats) -> float | None:
-    """Let in all who wait; return the seconds to pause if there was no descriptor for one."""
-    for _ in range(BACKLOG):
+    """Let in some who wait; return the seconds to pause if there was no descriptor for one."""
+    for _ in range(GROUP):
         try:
             sock, peer = listener.accept()
         except BlockingIOError:
@@ -330,7 +331,8 @@ def main() -> None:
     address = options.bind, ask_port() if options.port is None else options.port
     try:
         family, _, _, _, address = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0]
-        listener = bind(family, address)
+        listener = prepare(family)
+        listener.bind(address)
         listener.listen(BACKLOG)
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -368,8 +370,8 @@ def port_number(text: str) -> int:
     return int(text)
 
 
-def bind(family: int, address: tuple) -> socket.socket:
-    """Return a stream socket bound to the address, not yet listening; raises OSError."""
+def prepare(family: int) -> socket.socket:
+    """Return a stream socket that is ready to be bound, and to listen."""
     listener = socket.socket(family)
     if os.name == "posix":  # elsewhere the option lets another server take the port over
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -379,7 +381,6 @@ def bind(family: int, address: tuple) -> socket.socket:
     for option, value in KEEPALIVE.items():
         if hasattr(socket, option):
             listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
-    listener.bind(address)
     return listener
 
 

@@ -162,6 +162,21 @@ def test_more_come_than_the_kernel_keeps_waiting(name):
         all_answered(server, [client for client in clients if client not in told])
 
 
+@linux
+@pytest.mark.parametrize("name", CROWDED)
+def test_those_who_have_left_take_no_room(name):
+    """1,000 come to a server that is stopped, and leave: the next is served all the same."""
+    with Server(name) as server:
+        server.process.send_signal(signal.SIGSTOP)
+        with crowd(server, HOUSE):
+            pass
+        with server.connect() as client:
+            asked, answer = question(server, 2)
+            client.sendall(asked)
+            server.process.send_signal(signal.SIGCONT)
+            assert receive(client, len(answer)) == answer
+
+
 # --- No room at all -----------------------------------------------------------------------------
 
 

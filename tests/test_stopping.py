@@ -79,6 +79,26 @@ def test_it_stops_while_it_waits_for_one_who_does_not_read(name):
         assert seconds < 1
 
 
+WITHOUT_THREADS = """
+import _thread, runpy, sys
+def start_new_thread(*_):
+    raise RuntimeError("can't start new thread")
+_thread.start_new_thread = start_new_thread
+script = sys.argv.pop(1)
+runpy.run_path(script, run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_server2_stops_though_it_never_had_a_thread(number):
+    """Where no thread is to be had from the start, server2 waits for one, and can be stopped."""
+    command = [sys.executable, "-c", WITHOUT_THREADS, str(ROOT / "server2.py"), "0"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        assert process.stderr.readline() == b"waiting: can't start new thread\n"
+        process.send_signal(number)
+        assert process.wait(1) == 0
+
+
 # --- Logs that nobody reads ---------------------------------------------------------------------
 
 
@@ -188,7 +208,8 @@ def test_a_log_that_nobody_reads(name, make, both):
 @pytest.mark.parametrize("name", SERVERS)
 def test_keep_alive_settings_of_a_connection(name):
     """A connection inherits from its listener: keep-alive, noticed within two minutes; no delay."""
-    with load(name).bind(socket.AF_INET, ("127.0.0.1", 0)) as listener:
+    with load(name).prepare(socket.AF_INET) as listener:
+        listener.bind(("127.0.0.1", 0))
         listener.listen()
         with socket.create_connection(listener.getsockname()), listener.accept()[0] as sock:
             assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)

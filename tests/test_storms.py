@@ -221,3 +221,35 @@ def test_a_storm_at_the_door_of_server1():
             samples += round_trips(server, client, 1)
         print(f"server1: {1000 * percentile(samples, 99):.1f} ms at the 99th percentile")
         assert percentile(samples, 99) < 0.1
+
+
+@linux
+def test_a_storm_of_servers_at_the_port_of_server1():
+    """While server1 goes from client to client, another program tries to listen: it never can."""
+    stop = threading.Event()
+    got = []
+
+    def steal(address):
+        while not stop.is_set():
+            with socket.socket() as thief, contextlib.suppress(OSError):
+                thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                thief.bind(address)
+                got.append(thief.getsockname())
+                thief.listen()
+
+    with Server("server1") as server:
+        thieves = [
+            threading.Thread(target=steal, args=((server.host, server.port),)) for _ in range(2)
+        ]
+        for thief in thieves:
+            thief.start()
+        try:
+            for _ in range(500):
+                client = until(lambda: got or admitted(server), "the next is served")
+                assert not got
+                client.close()
+        finally:
+            stop.set()
+            for thief in thieves:
+                thief.join()
+        assert "waiting" not in server.log()
