@@ -94,9 +94,12 @@ def test_server2_stops_though_it_never_had_a_thread(number):
     """Where no thread is to be had from the start, server2 waits for one, and can be stopped."""
     command = [sys.executable, "-c", WITHOUT_THREADS, str(ROOT / "server2.py"), "0"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
-        assert process.stderr.readline() == b"waiting: can't start new thread\n"
-        process.send_signal(number)
-        assert process.wait(1) == 0
+        try:
+            assert process.stderr.readline() == b"waiting: can't start new thread\n"
+            process.send_signal(number)
+            assert process.wait(1) == 0
+        finally:
+            process.kill()
 
 
 # --- Logs that nobody reads ---------------------------------------------------------------------
