@@ -52,8 +52,8 @@ def serve(listener: socket.socket) -> None:
     """Serve those who come to the listening socket, one at a time, for ever."""
     family, address = listener.family, listener.getsockname()
     if LINUX:
-        # A socket that never listens keeps the port ours while nobody listens. Our listeners share
-        # it by SO_REUSEPORT; other servers cannot, for want of SO_REUSEADDR.
+        # A socket that never listens keeps the port ours while nobody listens. Our listeners may
+        # bind it all the same, by SO_REUSEPORT; no other server can: this one has no SO_REUSEADDR.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         holder = insist(lambda: bind_again(family, address))
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
