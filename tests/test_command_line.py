@@ -299,8 +299,7 @@ def clients_of_all_kinds(server):
 
 
 @every_server
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("busy", [False, True], ids=["idle", "with clients"])
+@pytest.mark.parametrize(("number", "busy"), [(signal.SIGINT, False), (signal.SIGTERM, True)])
 def test_stop(name, number, busy):
     """A signal ends the server within a second, status 0; its port can be used again at once."""
     with Server(name) as server:

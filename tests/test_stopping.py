@@ -188,7 +188,7 @@ def deaf_server(name, make, both):
 def test_a_log_that_nobody_reads(name, make, both):
     """The server serves on, many clients; and no client ever gets a byte of the log."""
     with deaf_server(name, make, both) as server:
-        for _ in range(20):
+        for _ in range(5):
             until(lambda: admitted(server), "a client is served").close()
         if name in CROWDED:
             with crowd(server, 50) as clients:

@@ -244,7 +244,7 @@ def test_a_storm_of_servers_at_the_port_of_server1():
         for thief in thieves:
             thief.start()
         try:
-            for _ in range(500):
+            for _ in range(250):
                 client = until(lambda: got or admitted(server), "the next is served")
                 assert not got
                 client.close()
