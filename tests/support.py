@@ -81,8 +81,10 @@ class Server:
         return os.pread(self.stderr.fileno(), size, 0).decode()
 
     def connect(self, timeout=WAIT):
-        """Return a client: a connected socket."""
-        return socket.create_connection((self.host, self.port), timeout=timeout)
+        """Return a client: a connected socket, which sends at once what it is given."""
+        client = socket.create_connection((self.host, self.port), timeout=timeout)
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return client
 
     def connect_to_idle(self):
         """Return a client of a server1 that a moment ago may still have had another."""

@@ -24,7 +24,6 @@ from support import (
     read_line,
     run,
     until,
-    waiting_bytes,
 )
 
 TOO_LONG = b"error: line longer than 1024 bytes\n"
@@ -187,19 +186,6 @@ def test_a_silent_client_holds_up_nobody(name):
         for number in range(100):
             assert ask(other, str(number)) == str(number)
         assert ask(half, "1") == ("1+1" if name == "server4" else "2")
-
-
-@pytest.mark.parametrize("name", CALCULATORS)
-def test_replies_to_one_who_reads_late(name):
-    """What a client does not take at once is kept for it, in order, and all of it comes."""
-    count = 2000
-    with Server(name) as server, server.connect() as sock:
-        sock.sendall(b"".join(b"10**4000+%d\n" % number for number in range(count)))
-        sock.shutdown(socket.SHUT_WR)
-        until(lambda: waiting_bytes(sock) == (time.sleep(0.1) or waiting_bytes(sock)) > 0, "full")
-        expected = b"".join(b"%d\n" % (10**4000 + number) for number in range(count))
-        assert waiting_bytes(sock) < len(expected)
-        assert read_all(sock) == expected
 
 
 @pytest.mark.parametrize(

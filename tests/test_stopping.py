@@ -33,8 +33,10 @@ linux = pytest.mark.skipif(not LINUX, reason="reads /proc")
 # --- Stopping -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("name", SERVERS)
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [*((name, signal.SIGTERM) for name in SERVERS), *((name, signal.SIGINT) for name in CROWDED)],
+)
 def test_it_stops_within_a_second(name, number):
     """With 900 clients (server1: one), busy, owed bytes or silent: status 0, and the port is free.
 

@@ -44,18 +44,24 @@ linux = pytest.mark.skipif(not LINUX, reason="reads /proc")
 
 
 @linux
-@pytest.mark.parametrize("name", SERVERS)
-def test_a_storm_leaves_nothing_behind(name, one_processor):
-    """10,000 connect and reset at any moment: descriptors, threads and memory are as before."""
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [("server1", 2500), ("server2", STORM), ("server3", STORM), ("server4", 2500)],
+)
+def test_a_storm_leaves_nothing_behind(name, count, one_processor):
+    """10,000 connect and reset at any moment: descriptors, threads and memory are as before.
+
+    Fewer where the same lines are at work: server4 has server3's loop, server1 server2's chat.
+    """
     with Server(name, prefix=one_processor) as server:
         before = settled(server)
         storm(server, STORM // 10)  # allocators and caches warm up
         until(lambda: at_rest(server) == before, "those after it have left")
         size = memory(server.pid)
-        storm(server, STORM)
+        storm(server, count)
         until(lambda: at_rest(server) == before, "all have left")
         grown = memory(server.pid) - size
-        print(f"{name}: {STORM} clients later, memory has grown by {grown / MIB:.2f} MiB")
+        print(f"{name}: {count} clients later, memory has grown by {grown / MIB:.2f} MiB")
         assert grown < 4 * MIB
         one_more_is_served(server)
         strange = [line for line in server.log().splitlines() if not LOG_LINE.fullmatch(line)]
