@@ -30,7 +30,7 @@ from typing import Any
 NAME = "server1"
 DEFAULT_PORT = "10000"
 BACKLOG = 1024  # clients that the kernel may keep waiting for accept
-PAUSE = 0.5  # seconds from try to try while there is no room for a client
+PAUSE = 0.1  # seconds from try to try while there is no room for a client
 TURN = 1024  # bytes read at a time, which bounds the memory for the replies
 KEEPALIVE = {  # a client that vanished is noticed after 60 + 4 * 10 seconds, see tcp(7)
     "TCP_KEEPIDLE": 60,  # seconds of silence before the first probe

@@ -25,6 +25,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -35,7 +36,7 @@ MAX_CLIENTS = 1000
 SWITCH = 0.0005  # seconds that a thread may compute while others wait; with Python's own 0.005
 # eight busy clients delay a ninth by 0.04 at each of its steps
 GROUP = 64  # clients who come in at a time, before those inside go on
-PAUSE = 0.5  # seconds from try to try while there is no room for a client
+PAUSE = 0.1  # seconds from try to try while there is no room for a client
 TURN = 1024  # bytes read at a time, which bounds the memory for the replies
 KEEPALIVE = {  # a client that vanished is noticed after 60 + 4 * 10 seconds, see tcp(7)
     "TCP_KEEPIDLE": 60,  # seconds of silence before the first probe
@@ -48,7 +49,7 @@ MAX_NESTING = 200  # parentheses within parentheses, as in Python
 TOO_BIG = 10**4300  # the first integer of more digits than Python prints
 MAX_BITS = 332_193  # 100,000 digits: of all powers and products of a line together
 ROOM = threading.Semaphore(MAX_CLIENTS)
-GATE = threading.Condition()  # held by the thread that lets clients in
+GATE = threading.Lock()  # held by the thread that lets clients in
 LOCK = threading.Lock()  # one thread at a time writes a line
 
 
@@ -92,7 +93,7 @@ def chat(sock: socket.socket, peer: tuple) -> None:
     with sock:
         try:
             while data := sock.recv(TURN):
-                with GATE:
+                with GATE:  # shut while clients come in
                     pass
                 sock.sendall(b"".join(map(reply, requests.feed(data))))
             sock.sendall(b"".join(map(reply, requests.end())))
@@ -101,8 +102,6 @@ def chat(sock: socket.socket, peer: tuple) -> None:
         finally:
             log(f"{show(peer)} left{reason}")
             ROOM.release()  # before the client sees that we close: another may come at once
-    with GATE:
-        GATE.notify()  # there may be room for one who waits
 
 
 def insist(attempt: Callable[[], Any]) -> Any:
@@ -116,7 +115,9 @@ def insist(attempt: Callable[[], Any]) -> Any:
             continue
         except (OSError, RuntimeError) as error:
             log(f"waiting: {error}")
-            GATE.wait(PAUSE)  # meanwhile the gate is open
+            GATE.release()  # those inside go on meanwhile
+            time.sleep(PAUSE)
+            GATE.acquire()
 
 
 def refuse(sock: socket.socket, peer: tuple) -> None:

@@ -32,7 +32,7 @@ BACKLOG = 1024  # clients that the kernel may keep waiting for accept
 MAX_CLIENTS = 1000
 FD_SETSIZE = 1024  # select(2) cannot watch this descriptor, nor any above
 GROUP = 64  # clients who come in at a time, before those inside go on
-PAUSE = 0.5  # seconds from try to try while there is no room for a client
+PAUSE = 0.1  # seconds from try to try while there is no room for a client
 TURN = 512  # bytes read or replied at a turn, which bounds its time and memory
 KEEPALIVE = {  # a client that vanished is noticed after 60 + 4 * 10 seconds, see tcp(7)
     "TCP_KEEPIDLE": 60,  # seconds of silence before the first probe
