@@ -27,14 +27,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
 NAME = "server2"
 DEFAULT_PORT = "10000"
 BACKLOG = 1024  # clients that the kernel may keep waiting for accept
 MAX_CLIENTS = 1000
-SWITCH = 0.0005  # seconds that a thread may compute while others wait; with Python's own 0.005
-# eight busy clients delay a ninth by 0.04 at each of its steps
+SWITCH = 0.001  # seconds that a thread may compute while others wait. With Python's own 0.005
+# eight busy clients delay a ninth by 0.04 at each of its steps; with 0.0005 hundreds delay a Ctrl-C
 GROUP = 64  # clients who come in at a time, before those inside go on
 PAUSE = 0.1  # seconds from try to try while there is no room for a client
 TURN = 1024  # bytes read at a time, which bounds the memory for the replies
@@ -45,11 +44,12 @@ KEEPALIVE = {  # a client that vanished is noticed after 60 + 4 * 10 seconds, se
     "TCP_USER_TIMEOUT": 100_000,  # milliseconds that sent bytes may stay unacknowledged
 }
 MAX_LINE = 1024  # bytes, without the line's end
+TOO_LONG = MAX_LINE + len(b"\r") + 1  # bytes of a line that are enough to refuse it
 MAX_NESTING = 200  # parentheses within parentheses, as in Python
 TOO_BIG = 10**4300  # the first integer of more digits than Python prints
 MAX_BITS = 332_193  # 100,000 digits: of all powers and products of a line together
 ROOM = threading.Semaphore(MAX_CLIENTS)
-GATE = threading.Lock()  # held by the thread that lets clients in
+GATE = threading.Lock()  # held while clients are let in
 LOCK = threading.Lock()  # one thread at a time writes a line
 
 
@@ -61,16 +61,8 @@ LOCK = threading.Lock()  # one thread at a time writes a line
 
 
 def serve(listener: socket.socket) -> None:
-    """Serve those who come to the listening socket, for ever."""
+    """Serve those who come to the listening socket, each in a thread of its own, for ever."""
     sys.setswitchinterval(SWITCH)
-    with GATE:
-        insist(functools.partial(_thread.start_new_thread, admit, (listener,)))
-    while True:
-        signal.pause()  # signals are handled in this thread, so it has nothing else to do
-
-
-def admit(listener: socket.socket) -> None:
-    """Let in all who come, each with a thread of its own, for ever."""
     listener.setblocking(False)
     while True:
         select.select([listener], [], [])
@@ -89,14 +81,14 @@ def admit(listener: socket.socket) -> None:
 def chat(sock: socket.socket, peer: tuple) -> None:
     """Talk with a client until it leaves."""
     reason = ""
-    requests = Requests()
+    start = b""
     with sock:
         try:
-            while data := sock.recv(TURN):
+            while data := sock.recv(TURN) or (start and b"\n"):  # the end ends a last line too
                 with GATE:  # shut while clients come in
                     pass
-                sock.sendall(b"".join(map(reply, requests.feed(data))))
-            sock.sendall(b"".join(map(reply, requests.end())))
+                lines, start = cut(start, data)
+                sock.sendall(b"".join(map(reply, lines)))
         except OSError as error:
             reason = f": {error.strerror}"
         finally:
@@ -104,7 +96,7 @@ def chat(sock: socket.socket, peer: tuple) -> None:
             ROOM.release()  # before the client sees that we close: another may come at once
 
 
-def insist(attempt: Callable[[], Any]) -> Any:
+def insist(attempt: Callable[[], object]) -> object:
     """Return what attempt() returns; while no descriptor or thread is to be had, say so, wait."""
     while True:
         try:
@@ -136,28 +128,17 @@ def refuse(sock: socket.socket, peer: tuple) -> None:
 # the very same one, and a test can talk with it without a network.
 
 
-class Requests:
-    """Cuts what a client sends into lines; keeps at most the start of one."""
+def cut(start: bytes, data: bytes) -> tuple[list[bytes], bytes]:
+    """Cut what came, the start of a line and more, into lines without their LF, and a new start.
 
-    def __init__(self) -> None:
-        self.start = b""
-        self.skipping = False  # that line was too long: what still comes of it is thrown away
-
-    def feed(self, data: bytes) -> list[bytes]:
-        """Take the bytes that came; return the lines that they complete, without their LF."""
-        if self.skipping:
-            _, newline, data = data.partition(b"\n")
-            self.skipping = not newline
-        *lines, self.start = (self.start + data).split(b"\n")
-        if len(self.start) > MAX_LINE + len(b"\r"):
-            lines += self.end()  # it gets its one reply now, an error
-            self.skipping = True
-        return lines
-
-    def end(self) -> list[bytes]:
-        """Take the end of the input; return the last line if it was not ended."""
-        line, self.start = self.start, b""
-        return [line] if line else []
+    Of a line that is too long, as much is kept as shows it; it counts as soon as that is there.
+    """
+    counted = len(start) == TOO_LONG
+    *lines, start = (start + data).split(b"\n")
+    start = start[:TOO_LONG]
+    if len(start) == TOO_LONG:
+        lines.append(start)
+    return lines[counted:], start
 
 
 def reply(line: bytes) -> bytes:

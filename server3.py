@@ -41,6 +41,7 @@ KEEPALIVE = {  # a client that vanished is noticed after 60 + 4 * 10 seconds, se
     "TCP_USER_TIMEOUT": 100_000,  # milliseconds that sent bytes may stay unacknowledged
 }
 MAX_LINE = 1024  # bytes, without the line's end
+TOO_LONG = MAX_LINE + len(b"\r") + 1  # bytes of a line that are enough to refuse it
 MAX_NESTING = 200  # parentheses within parentheses, as in Python
 TOO_BIG = 10**4300  # the first integer of more digits than Python prints
 MAX_BITS = 332_193  # 100,000 digits: of all powers and products of a line together
@@ -83,7 +84,7 @@ def chat(sock: socket.socket, peer: tuple) -> Iterator[bool]:
     """Talk with a client until it leaves, in short turns; yield after each whether we owe it."""
     log(f"{show(peer)} came")
     reason = ""
-    requests = Requests()
+    start = b""
     unanswered: list[bytes] = []
     owed = b""
     with sock:
@@ -93,10 +94,10 @@ def chat(sock: socket.socket, peer: tuple) -> Iterator[bool]:
                 yield bool(owed or unanswered)
                 try:
                     if not (owed or unanswered):
-                        data = sock.recv(TURN)  # no bytes: its end, and then the same at every call
-                        unanswered = requests.feed(data) if data else requests.end()
-                        if not (data or unanswered):
+                        data = sock.recv(TURN) or (start and b"\n")  # the end ends a line too
+                        if not data:
                             break
+                        unanswered, start = cut(start, data)
                     while unanswered and len(owed) < TURN:
                         owed += reply(unanswered.pop(0))
                     owed = owed[sock.send(owed) :]
@@ -143,28 +144,17 @@ def refuse(sock: socket.socket, peer: tuple) -> None:
 # the very same one, and a test can talk with it without a network.
 
 
-class Requests:
-    """Cuts what a client sends into lines; keeps at most the start of one."""
+def cut(start: bytes, data: bytes) -> tuple[list[bytes], bytes]:
+    """Cut what came, the start of a line and more, into lines without their LF, and a new start.
 
-    def __init__(self) -> None:
-        self.start = b""
-        self.skipping = False  # that line was too long: what still comes of it is thrown away
-
-    def feed(self, data: bytes) -> list[bytes]:
-        """Take the bytes that came; return the lines that they complete, without their LF."""
-        if self.skipping:
-            _, newline, data = data.partition(b"\n")
-            self.skipping = not newline
-        *lines, self.start = (self.start + data).split(b"\n")
-        if len(self.start) > MAX_LINE + len(b"\r"):
-            lines += self.end()  # it gets its one reply now, an error
-            self.skipping = True
-        return lines
-
-    def end(self) -> list[bytes]:
-        """Take the end of the input; return the last line if it was not ended."""
-        line, self.start = self.start, b""
-        return [line] if line else []
+    Of a line that is too long, as much is kept as shows it; it counts as soon as that is there.
+    """
+    counted = len(start) == TOO_LONG
+    *lines, start = (start + data).split(b"\n")
+    start = start[:TOO_LONG]
+    if len(start) == TOO_LONG:
+        lines.append(start)
+    return lines[counted:], start
 
 
 def reply(line: bytes) -> bytes:

@@ -18,7 +18,6 @@ SCRIPTS = (*SERVERS, "client")
 # The names that mean different things in different scripts. Those in one group agree.
 DIFFERENT = {
     "serve": ["server1", "server2", "server3 server4"],  # the models
-    "admit": ["server2", "server3 server4"],
     "chat": [*SCRIPTS],
     "insist": ["server1", "server2"],  # the gate stays open while server2 waits
     "log": ["server1 server3 server4", "server2"],  # threads need a lock
@@ -90,7 +89,7 @@ def test_exceptions_are_needed(part):
 
 def test_much_is_shared():
     """The parts that have to be the same are found at all."""
-    assert {"Requests", "evaluate", "main", "ask_port", "port_number", "serve"} <= set(SHARED)
+    assert {"cut", "evaluate", "main", "ask_port", "port_number", "serve"} <= set(SHARED)
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

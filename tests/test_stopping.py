@@ -23,7 +23,7 @@ from outside import (
     push,
     question,
 )
-from support import CROWDED, ROOT, SERVERS, Server, load, read_all, until
+from support import CROWDED, ROOT, SERVERS, WAIT, Server, load, read_all, until
 
 ATTEMPTS = 3  # at a figure that a busy machine may spoil; the best counts
 
@@ -93,13 +93,16 @@ runpy.run_path(script, run_name="__main__")
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_server2_stops_though_it_never_had_a_thread(number):
-    """Where no thread is to be had from the start, server2 waits for one, and can be stopped."""
+    """Where no thread is to be had, server2 waits for one, and can be stopped."""
     command = [sys.executable, "-c", WITHOUT_THREADS, str(ROOT / "server2.py"), "0"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         try:
-            assert process.stderr.readline() == b"waiting: can't start new thread\n"
-            process.send_signal(number)
-            assert process.wait(1) == 0
+            port = int(process.stdout.readline().rpartition(b":")[2])
+            with socket.create_connection(("127.0.0.1", port), WAIT):
+                assert b" came" in process.stderr.readline()
+                assert process.stderr.readline() == b"waiting: can't start new thread\n"
+                process.send_signal(number)
+                assert process.wait(1) == 0
         finally:
             process.kill()
 
