@@ -32,8 +32,7 @@ NAME = "server2"
 DEFAULT_PORT = "10000"
 BACKLOG = 1024  # clients that the kernel may keep waiting for accept
 MAX_CLIENTS = 1000
-SWITCH = 0.001  # seconds that a thread may compute while others wait. With Python's own 0.005
-# eight busy clients delay a ninth by 0.04 at each of its steps; with 0.0005 hundreds delay a Ctrl-C
+SWITCH = 0.00002  # seconds, for each client, that a thread may compute while others wait
 GROUP = 64  # clients who come in at a time, before those inside go on
 PAUSE = 0.1  # seconds from try to try while there is no room for a client
 TURN = 1024  # bytes read at a time, which bounds the memory for the replies
@@ -48,7 +47,7 @@ TOO_LONG = MAX_LINE + len(b"\r") + 1  # bytes of a line that are enough to refus
 MAX_NESTING = 200  # parentheses within parentheses, as in Python
 TOO_BIG = 10**4300  # the first integer of more digits than Python prints
 MAX_BITS = 332_193  # 100,000 digits: of all powers and products of a line together
-ROOM = threading.Semaphore(MAX_CLIENTS)
+INSIDE: set[socket.socket] = set()  # the clients
 GATE = threading.Lock()  # held while clients are let in
 LOCK = threading.Lock()  # one thread at a time writes a line
 
@@ -62,7 +61,6 @@ LOCK = threading.Lock()  # one thread at a time writes a line
 
 def serve(listener: socket.socket) -> None:
     """Serve those who come to the listening socket, each in a thread of its own, for ever."""
-    sys.setswitchinterval(SWITCH)
     listener.setblocking(False)
     while True:
         select.select([listener], [], [])
@@ -70,7 +68,9 @@ def serve(listener: socket.socket) -> None:
             for _ in range(GROUP):
                 sock, peer = insist(listener.accept)
                 sock.setblocking(True)  # elsewhere than on Linux it inherits the listener's
-                if ROOM.acquire(blocking=False):
+                if len(INSIDE) < MAX_CLIENTS:
+                    INSIDE.add(sock)
+                    pace()
                     log(f"{show(peer)} came")
                     # Not threading.Thread: its start() waits for the thread's first step.
                     insist(functools.partial(_thread.start_new_thread, chat, (sock, peer)))
@@ -93,7 +93,17 @@ def chat(sock: socket.socket, peer: tuple) -> None:
             reason = f": {error.strerror}"
         finally:
             log(f"{show(peer)} left{reason}")
-            ROOM.release()  # before the client sees that we close: another may come at once
+            INSIDE.discard(sock)  # before the client sees that we close: another may come at once
+            pace()
+
+
+def pace() -> None:
+    """Set how long a thread may compute while others wait for the interpreter lock.
+
+    Each of these wakes as often, to ask for it. While the time is short, a few busy clients delay
+    nobody; but hundreds would do little else than wake, so it grows with the number of clients.
+    """
+    sys.setswitchinterval(SWITCH * (1 + len(INSIDE)))
 
 
 def insist(attempt: Callable[[], object]) -> object:
