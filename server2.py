@@ -188,11 +188,12 @@ OPERATORS = {
     "/": (2, 2, operator.truediv),
     "÷": (2, 2, operator.floordiv),
     "%": (2, 2, operator.mod),
+    "↑": (5, 4, operator.pow),
     ")": (0, 0, None),
 }
+SPACED = [(symbol, f" {symbol} ") for symbol in "+-*/÷%↑()"]
+TOKENS = re.compile(r"(?:[eE][-+]|[^-+*/÷%↑() ])+|[-+*/÷%↑()]").findall
 NUMBER = re.compile(r"0+|[1-9]\d*|(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?").fullmatch
-SPLIT = re.compile(r"([^-+*/%()↑÷ \t]+)").split  # between symbols and literals
-SPLIT_E = re.compile(r"((?:[eE][-+]|[^-+*/%()↑÷ \t])+)").split  # where exponents may have signs
 
 
 def evaluate(text: str) -> float:
@@ -201,8 +202,9 @@ def evaluate(text: str) -> float:
     Raises ValueError with the reason, ZeroDivisionError, or OverflowError: the value, or a product
     or a power on the way to it, is out of bounds.
     """
-    if not text.isascii():
-        raise ValueError("only ASCII characters are understood")
+    text = text.replace("\t", " ")
+    if not (text.isascii() and text.isprintable()):
+        raise ValueError("only printable ASCII characters are understood")
     operators = OPERATORS
     if "**" in text:  # without it no number gets longer than the line
         text = text.replace("**", "↑")
@@ -210,47 +212,47 @@ def evaluate(text: str) -> float:
         operators = {**OPERATORS, "*": (2, 2, bounds.multiply), "↑": (5, 4, bounds.power)}
     if "//" in text:
         text = text.replace("//", "÷")
-    split = SPLIT_E if "e" in text or "E" in text else SPLIT
-    parts = split(text + ")")  # symbols, literal, symbols, literal, ..., symbols
-    if " " in text or "\t" in text:
-        parts[::2] = [symbols.replace(" ", "").replace("\t", "") for symbols in parts[::2]]
-    parts.append("")
-    parts = iter(parts)
+    if "e" in text or "E" in text:  # an exponent may have a sign
+        tokens = TOKENS(text)
+    else:  # the same, in half the time
+        for symbol, spaced in SPACED:
+            text = text.replace(symbol, spaced)
+        tokens = text.split()
+    tokens.append(")")
     waiting = [OPENED]
     level, apply, left = OPENED
     value = None  # an operand is to come
     nesting = 0
     try:
-        for symbols, literal in zip(parts, parts):
-            for symbol in symbols:
-                if value is None:
+        for token in tokens:
+            if value is None:
+                if token.isdigit() and token >= "1":  # most are that plain
+                    value = int(token)
+                elif token in PREFIXES:
                     waiting.append((level, apply, left))
-                    level, apply, left = PREFIXES[symbol]
-                    nesting += symbol == "("
+                    level, apply, left = PREFIXES[token]
+                    nesting += token == "("
                     if nesting > MAX_NESTING:
                         raise ValueError("too many nested parentheses")
-                    continue
-                binds_left, binds_right, function = operators[symbol]
-                while level > binds_left:
-                    value = apply(left, value)
-                    level, apply, left = waiting.pop()
-                if level < binds_left:
-                    waiting.append((level, apply, left))
-                    level, apply, left = binds_right, function, value
-                    value = None
-                elif function:  # one that binds alike takes its place
-                    apply, left = function, apply(left, value)
-                    value = None
-                else:  # the parenthesis meets its partner
-                    level, apply, left = waiting.pop()
-                    nesting -= 1
-            if literal:
-                if value is not None:
-                    raise ValueError("an operator is missing")
-                value = int(literal) if literal.isdigit() and literal >= "1" else read(literal)
+                else:
+                    value = read(token)
+                continue
+            binds_left, binds_right, function = operators[token]
+            while level > binds_left:
+                value = apply(left, value)
+                level, apply, left = waiting.pop()
+            if level < binds_left:
+                waiting.append((level, apply, left))
+                level, apply, left = binds_right, function, value
+                value = None
+            elif function:  # one that binds alike takes its place
+                apply, left = function, apply(left, value)
+                value = None
+            else:  # the parenthesis meets its partner
+                level, apply, left = waiting.pop()
+                nesting -= 1
     except KeyError:
-        what = "operand" if value is None else "operator"
-        raise ValueError(f"an {what} is missing") from None
+        raise ValueError("an operator is missing") from None
     except IndexError:  # one ) too many
         waiting.append(OPENED)
     if waiting:
@@ -264,6 +266,8 @@ def read(literal: str) -> float:
     """Return the number that a literal stands for; raises ValueError where Python does."""
     if "." in literal and literal.replace(".", "", 1).isdigit():  # most are that plain
         return float(literal)
+    if literal in OPERATORS:
+        raise ValueError("an operand is missing")
     if not NUMBER(literal):
         raise ValueError(f"{literal!a} is not a number")
     return int(literal) if literal.isdigit() else float(literal)
