@@ -226,8 +226,10 @@ def evaluate(text: str) -> float:
     try:
         for token in tokens:
             if value is None:
-                if token.isdigit() and token >= "1":  # most are that plain
+                if token.isdigit() and token >= "1":  # most numbers are as plain as this
                     value = int(token)
+                elif "." in token and token.replace(".", "", 1).isdigit():  # or this
+                    value = float(token)
                 elif token in PREFIXES:
                     waiting.append((level, apply, left))
                     level, apply, left = PREFIXES[token]
@@ -264,8 +266,6 @@ def evaluate(text: str) -> float:
 
 def read(literal: str) -> float:
     """Return the number that a literal stands for; raises ValueError where Python does."""
-    if "." in literal and literal.replace(".", "", 1).isdigit():  # most are that plain
-        return float(literal)
     if literal in OPERATORS:
         raise ValueError("an operand is missing")
     if not NUMBER(literal):
