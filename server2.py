@@ -56,7 +56,7 @@ LOCK = threading.Lock()  # one thread at a time writes a line
 #
 # Whoever waits at the door goes first. The thread that lets them in would else have to win the
 # interpreter lock from hundreds of busy threads, again and again, while a burst of clients waits.
-# So it shuts a gate, which each thread passes before it computes.
+# So it shuts a gate, which each thread passes before it computes a reply.
 
 
 def serve(listener: socket.socket) -> None:
@@ -85,16 +85,21 @@ def chat(sock: socket.socket, peer: tuple) -> None:
     with sock:
         try:
             while data := sock.recv(TURN) or (start and b"\n"):  # the end ends a last line too
-                with GATE:  # shut while clients come in
-                    pass
                 lines, start = cut(start, data)
-                sock.sendall(b"".join(map(reply, lines)))
+                sock.sendall(b"".join(map(in_turn, lines)))
         except OSError as error:
             reason = f": {error.strerror}"
         finally:
             log(f"{show(peer)} left{reason}")
             INSIDE.discard(sock)  # before the client sees that we close: another may come at once
             pace()
+
+
+def in_turn(line: bytes) -> bytes:
+    """Return the reply to a line, as soon as nobody waits at the door."""
+    with GATE:
+        pass
+    return reply(line)
 
 
 def pace() -> None:

@@ -225,6 +225,29 @@ def test_a_quick_question_beside_costly_ones(name, kind):
     assert min(late) < LIMIT
 
 
+@pytest.mark.parametrize("name", ["server2", "server3"])
+def test_newcomers_beside_costly_ones(name):
+    """While 100 send costly lines as fast as they can, who comes is answered within a second.
+
+    That is the mean of five, one after another, by the best of some attempts.
+    """
+    late = []
+    while len(late) < ATTEMPTS and min(late, default=1) >= 1:
+        with Server(name) as server, crowd(server, 100) as others:
+            all_answered(server, others)
+            with Busy(others, b"9**4000//7**3000%9**999\n" * 16) as load:
+                until(lambda load=load: min(load.served.values()), "the others are at work")
+                begun = time.monotonic()
+                for _ in range(5):
+                    with server.connect() as newcomer:
+                        all_answered(server, [newcomer])
+                late.append((time.monotonic() - begun) / 5)
+            assert load.error is None
+    figures = ", ".join(f"{one:.2f}" for one in late)
+    print(f"{name}: beside 100 who send costly lines, newcomers were answered after {figures} s")
+    assert min(late) < 1
+
+
 # --- No pause -----------------------------------------------------------------------------------
 
 
