@@ -52,8 +52,9 @@ def serve(listener: socket.socket) -> None:
     """Serve those who come to the listening socket, one at a time, for ever."""
     family, address = listener.family, listener.getsockname()
     if LINUX:
-        # A socket that never listens keeps the port ours while nobody listens. Our listeners may
-        # bind it all the same, by SO_REUSEPORT; no other server can: this one has no SO_REUSEADDR.
+        # While we serve, our listener is closed, and another program could take the port. So the
+        # holder stays bound to it, and never listens. By SO_REUSEPORT our own sockets can still
+        # bind the port; nobody else's can, since the holder has SO_REUSEADDR no more.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         holder = insist(lambda: bind_again(family, address))
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
@@ -80,10 +81,10 @@ def chat(sock: socket.socket, peer: tuple) -> None:
     """Talk with a client until it leaves."""
     log(f"{show(peer)} came")
     reason = ""
-    start = b""
+    partial = b""
     try:
-        while data := sock.recv(TURN) or (start and b"\n"):  # the end ends a last line too
-            lines, start = cut(start, data)
+        while data := sock.recv(TURN) or (partial and b"\n"):  # at its end, as if LF came
+            lines, partial = cut(partial, data)
             sock.sendall(b"".join(map(reply, lines)))
     except OSError as error:
         reason = f": {error.strerror}"
@@ -91,13 +92,13 @@ def chat(sock: socket.socket, peer: tuple) -> None:
 
 
 def insist(attempt: Callable[[], object]) -> object:
-    """Return what attempt() returns; while no descriptor or thread is to be had, say so, wait."""
+    """Return what attempt() returns; while no descriptor is to be had, say so, and wait."""
     while True:
         try:
             return attempt()
         except ConnectionAbortedError:  # it left before we could accept it
             continue
-        except (OSError, RuntimeError) as error:
+        except OSError as error:
             log(f"waiting: {error}")
             time.sleep(PAUSE)
 
@@ -108,17 +109,18 @@ def insist(attempt: Callable[[], object]) -> object:
 # the very same one, and a test can talk with it without a network.
 
 
-def cut(start: bytes, data: bytes) -> tuple[list[bytes], bytes]:
-    """Cut what came, the start of a line and more, into lines without their LF, and a new start.
+def cut(partial: bytes, data: bytes) -> tuple[list[bytes], bytes]:
+    """Cut data, which follows a partial line, into lines without LF; return a new partial line too.
 
-    Of a line that is too long, as much is kept as shows it; it counts as soon as that is there.
+    Of a line that is too long, TOO_LONG bytes are kept. It is returned as soon as these are there,
+    so it gets its one error at once, and the rest of it is dropped.
     """
-    counted = len(start) == TOO_LONG
-    *lines, start = (start + data).split(b"\n")
-    start = start[:TOO_LONG]
-    if len(start) == TOO_LONG:
-        lines.append(start)
-    return lines[counted:], start
+    returned = len(partial) == TOO_LONG
+    *lines, partial = (partial + data).split(b"\n")
+    partial = partial[:TOO_LONG]
+    if len(partial) == TOO_LONG:
+        lines.append(partial)
+    return lines[1:] if returned else lines, partial
 
 
 def reply(line: bytes) -> bytes:
@@ -140,10 +142,11 @@ def reply(line: bytes) -> bytes:
 # --- The arithmetic: Dijkstra's shunting yard ---------------------------------------------------
 #
 # From left to right: an operator waits, with its left operand, until one comes that binds no
-# tighter; then its right operand is complete, and it is applied. So those that wait bind ever
-# tighter. The last of them is in three variables, level, apply and left; the others are on a stack.
-# An open parenthesis waits for its partner at level 0, and no operator gets past it. The whole line
-# stands in a pair: OPENED to start with, and a ) behind it. A sign waits as -1 *, or 1 *.
+# tighter; then its right operand is complete, and it is applied. In 2-3*4, - waits with 2, and *,
+# which binds tighter, with 3; at the end * is applied to 3 and 4, then - to 2 and 12. The last that
+# waits is in three variables, level, apply and left; the others are on a stack. An open parenthesis
+# waits for its partner at level 0, and no operator gets past it. The whole line stands in a pair:
+# OPENED to start with, and a ) behind it. A sign waits as -1 *, or 1 *.
 #
 # OPERATORS has for each how tightly it binds to its left, how tightly to its right (its level
 # while it waits), and its function. ** binds tighter to its left: 2**3**2 is 2**(3**2). While at
@@ -189,16 +192,16 @@ def evaluate(text: str) -> float:
             text = text.replace(symbol, spaced)
         tokens = text.split()
     tokens.append(")")
-    waiting = [OPENED]
+    waiting = [OPENED]  # for the last ) to take away, and no other
     level, apply, left = OPENED
     value = None  # an operand is to come
     nesting = 0
     try:
         for token in tokens:
             if value is None:
-                if token.isdigit() and token >= "1":  # most numbers are as plain as this
+                if token.isdigit() and token >= "1":  # no leading zero: most are so plain
                     value = int(token)
-                elif "." in token and token.replace(".", "", 1).isdigit():  # or this
+                elif "." in token and token.replace(".", "", 1).isdigit():  # or so
                     value = float(token)
                 elif token in PREFIXES:
                     waiting.append((level, apply, left))
@@ -226,7 +229,7 @@ def evaluate(text: str) -> float:
     except KeyError:
         raise ValueError("an operator is missing") from None
     except IndexError:  # one ) too many
-        waiting.append(OPENED)
+        raise ValueError("a parenthesis is missing") from None
     if waiting:
         raise ValueError("a parenthesis is missing")
     if not abs(value) < TOO_BIG:  # or it is infinite, or not a number
@@ -279,7 +282,8 @@ def main() -> None:
     """Read the command line, listen, say so, and serve until Ctrl-C or SIGTERM."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: os._exit(0))  # the kernel closes the connections
-    # A signal that comes just before a call that waits is handled only after it: so wake each up.
+    # Python runs these between its steps. If a signal comes just before a call that waits, that
+    # would be after the call: so a timer interrupts it.
     signal.signal(signal.SIGALRM, lambda *_: None)
     signal.setitimer(signal.ITIMER_REAL, PAUSE, PAUSE)
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])

@@ -33,7 +33,7 @@ MAX_CLIENTS = 1000
 FD_SETSIZE = 1024  # select(2) cannot watch this descriptor, nor any above
 GROUP = 64  # clients who come in at a time, before those inside go on
 PAUSE = 0.1  # seconds from try to try while there is no room for a client
-TURN = 512  # bytes read or replied at a turn, which bounds its time and memory
+TURN = 512  # bytes read at a turn, and so many of replies end it: its time and memory are bounded
 KEEPALIVE = {  # a client that vanished is noticed after 60 + 4 * 10 seconds, see tcp(7)
     "TCP_KEEPIDLE": 60,  # seconds of silence before the first probe
     "TCP_KEEPINTVL": 10,  # seconds from probe to probe
@@ -50,9 +50,9 @@ Chats = dict[int, Iterator[bool]]  # by descriptor: select takes integers faster
 
 # --- The model: a loop, and every client in one of two states -----------------------------------
 #
-# Either we wait to read from a client, or we owe it replies and wait to send them. While we owe, we
-# do not read. So a client that does not take its replies holds up nobody but itself, costs little
-# memory, and its end is seen only when it has everything.
+# Either we wait to read from a client, or we owe it bytes and wait to send them. While we owe, we
+# do not read. So a client that does not take what it is owed holds up nobody but itself, and costs
+# little memory; its end, unless that is a reset, is seen only when it has everything.
 #
 # A chat is a generator: where that of server1.py waits, this one yields, and the loop takes the
 # next step of it when there is something to do.
@@ -75,8 +75,8 @@ def serve(listener: socket.socket) -> None:
                 pause = admit(listener, reading, writing)
                 continue
             client = reading.pop(descriptor, None) or writing.pop(descriptor)
-            owed = next(client, None)
-            if owed is not None:  # it stays
+            owed = next(client, None)  # do we owe it bytes? None: it has left
+            if owed is not None:
                 (writing if owed else reading)[descriptor] = client
 
 
@@ -84,23 +84,23 @@ def chat(sock: socket.socket, peer: tuple) -> Iterator[bool]:
     """Talk with a client until it leaves, in short turns; yield after each whether we owe it."""
     log(f"{show(peer)} came")
     reason = ""
-    start = b""
+    partial = b""
     unanswered: list[bytes] = []
     owed = b""
     with sock:
         sock.setblocking(False)
         try:
             while True:
-                yield bool(owed or unanswered)
+                yield bool(owed or unanswered)  # wait: to write, or else to read
                 try:
                     if not (owed or unanswered):
-                        data = sock.recv(TURN) or (start and b"\n")  # the end ends a line too
+                        data = sock.recv(TURN) or (partial and b"\n")  # at its end, as if LF came
                         if not data:
                             break
-                        unanswered, start = cut(start, data)
+                        unanswered, partial = cut(partial, data)
                     while unanswered and len(owed) < TURN:
                         owed += reply(unanswered.pop(0))
-                    owed = owed[sock.send(owed) :]
+                    owed = owed[sock.send(owed) :]  # nothing, while no line is complete
                 except BlockingIOError:  # nothing had come, or nothing was taken, after all
                     pass
         except OSError as error:
@@ -144,17 +144,18 @@ def refuse(sock: socket.socket, peer: tuple) -> None:
 # the very same one, and a test can talk with it without a network.
 
 
-def cut(start: bytes, data: bytes) -> tuple[list[bytes], bytes]:
-    """Cut what came, the start of a line and more, into lines without their LF, and a new start.
+def cut(partial: bytes, data: bytes) -> tuple[list[bytes], bytes]:
+    """Cut data, which follows a partial line, into lines without LF; return a new partial line too.
 
-    Of a line that is too long, as much is kept as shows it; it counts as soon as that is there.
+    Of a line that is too long, TOO_LONG bytes are kept. It is returned as soon as these are there,
+    so it gets its one error at once, and the rest of it is dropped.
     """
-    counted = len(start) == TOO_LONG
-    *lines, start = (start + data).split(b"\n")
-    start = start[:TOO_LONG]
-    if len(start) == TOO_LONG:
-        lines.append(start)
-    return lines[counted:], start
+    returned = len(partial) == TOO_LONG
+    *lines, partial = (partial + data).split(b"\n")
+    partial = partial[:TOO_LONG]
+    if len(partial) == TOO_LONG:
+        lines.append(partial)
+    return lines[1:] if returned else lines, partial
 
 
 def reply(line: bytes) -> bytes:
@@ -176,10 +177,11 @@ def reply(line: bytes) -> bytes:
 # --- The arithmetic: Dijkstra's shunting yard ---------------------------------------------------
 #
 # From left to right: an operator waits, with its left operand, until one comes that binds no
-# tighter; then its right operand is complete, and it is applied. So those that wait bind ever
-# tighter. The last of them is in three variables, level, apply and left; the others are on a stack.
-# An open parenthesis waits for its partner at level 0, and no operator gets past it. The whole line
-# stands in a pair: OPENED to start with, and a ) behind it. A sign waits as -1 *, or 1 *.
+# tighter; then its right operand is complete, and it is applied. In 2-3*4, - waits with 2, and *,
+# which binds tighter, with 3; at the end * is applied to 3 and 4, then - to 2 and 12. The last that
+# waits is in three variables, level, apply and left; the others are on a stack. An open parenthesis
+# waits for its partner at level 0, and no operator gets past it. The whole line stands in a pair:
+# OPENED to start with, and a ) behind it. A sign waits as -1 *, or 1 *.
 #
 # OPERATORS has for each how tightly it binds to its left, how tightly to its right (its level
 # while it waits), and its function. ** binds tighter to its left: 2**3**2 is 2**(3**2). While at
@@ -225,16 +227,16 @@ def evaluate(text: str) -> float:
             text = text.replace(symbol, spaced)
         tokens = text.split()
     tokens.append(")")
-    waiting = [OPENED]
+    waiting = [OPENED]  # for the last ) to take away, and no other
     level, apply, left = OPENED
     value = None  # an operand is to come
     nesting = 0
     try:
         for token in tokens:
             if value is None:
-                if token.isdigit() and token >= "1":  # most numbers are as plain as this
+                if token.isdigit() and token >= "1":  # no leading zero: most are so plain
                     value = int(token)
-                elif "." in token and token.replace(".", "", 1).isdigit():  # or this
+                elif "." in token and token.replace(".", "", 1).isdigit():  # or so
                     value = float(token)
                 elif token in PREFIXES:
                     waiting.append((level, apply, left))
@@ -262,7 +264,7 @@ def evaluate(text: str) -> float:
     except KeyError:
         raise ValueError("an operator is missing") from None
     except IndexError:  # one ) too many
-        waiting.append(OPENED)
+        raise ValueError("a parenthesis is missing") from None
     if waiting:
         raise ValueError("a parenthesis is missing")
     if not abs(value) < TOO_BIG:  # or it is infinite, or not a number
@@ -315,7 +317,8 @@ def main() -> None:
     """Read the command line, listen, say so, and serve until Ctrl-C or SIGTERM."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: os._exit(0))  # the kernel closes the connections
-    # A signal that comes just before a call that waits is handled only after it: so wake each up.
+    # Python runs these between its steps. If a signal comes just before a call that waits, that
+    # would be after the call: so a timer interrupts it.
     signal.signal(signal.SIGALRM, lambda *_: None)
     signal.setitimer(signal.ITIMER_REAL, PAUSE, PAUSE)
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])

@@ -40,9 +40,9 @@ Chats = dict[int, Iterator[bool]]  # by descriptor: select takes integers faster
 
 # --- The model: a loop, and every client in one of two states -----------------------------------
 #
-# Either we wait to read from a client, or we owe it replies and wait to send them. While we owe, we
-# do not read. So a client that does not take its replies holds up nobody but itself, costs little
-# memory, and its end is seen only when it has everything.
+# Either we wait to read from a client, or we owe it bytes and wait to send them. While we owe, we
+# do not read. So a client that does not take what it is owed holds up nobody but itself, and costs
+# little memory; its end, unless that is a reset, is seen only when it has everything.
 #
 # A chat is a generator: where that of server1.py waits, this one yields, and the loop takes the
 # next step of it when there is something to do.
@@ -65,8 +65,8 @@ def serve(listener: socket.socket) -> None:
                 pause = admit(listener, reading, writing)
                 continue
             client = reading.pop(descriptor, None) or writing.pop(descriptor)
-            owed = next(client, None)
-            if owed is not None:  # it stays
+            owed = next(client, None)  # do we owe it bytes? None: it has left
+            if owed is not None:
                 (writing if owed else reading)[descriptor] = client
 
 
@@ -129,7 +129,8 @@ def main() -> None:
     """Read the command line, listen, say so, and serve until Ctrl-C or SIGTERM."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: os._exit(0))  # the kernel closes the connections
-    # A signal that comes just before a call that waits is handled only after it: so wake each up.
+    # Python runs these between its steps. If a signal comes just before a call that waits, that
+    # would be after the call: so a timer interrupts it.
     signal.signal(signal.SIGALRM, lambda *_: None)
     signal.setitimer(signal.ITIMER_REAL, PAUSE, PAUSE)
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])

@@ -66,7 +66,7 @@ def test_a_client_that_never_reads(name):
 
 @pytest.mark.parametrize("name", CROWDED)
 def test_many_clients_that_never_read(name):
-    """50 send costly lines, for two seconds or until all are stuck: memory stays bounded.
+    """50 send costly lines, for a second or until all are stuck: memory stays bounded.
 
     The round trips of another client are printed.
     """
@@ -75,7 +75,7 @@ def test_many_clients_that_never_read(name):
         attackers = [stack.enter_context(deaf(server)) for _ in range(50)]
         before = memory(server.pid)
         sent, samples, quiet = 0, [], 0
-        end = time.monotonic() + 2
+        end = time.monotonic() + 1
         while time.monotonic() < end and (quiet < 20 or idle_share(server.pid, 0.05) > 0.5):
             more = sum(push(attacker, COSTLY * 8192) for attacker in attackers)
             sent, quiet = sent + more, 0 if more else quiet + 1
@@ -145,7 +145,7 @@ def test_echoes_that_nobody_takes():
 # --- Floods without an end of line --------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "size"), [("server1", 64), ("server2", 64), ("server3", 256)])
+@pytest.mark.parametrize(("name", "size"), [("server1", 32), ("server2", 32), ("server3", 256)])
 def test_a_line_without_an_end(name, size):
     """256 MB without an end of line cost no memory and get one error; the next line is answered.
 
@@ -227,13 +227,13 @@ def test_a_quick_question_beside_costly_ones(name, kind):
 
 @pytest.mark.parametrize("name", ["server2", "server3"])
 def test_newcomers_beside_costly_ones(name):
-    """While 100 send costly lines as fast as they can, who comes is answered within a second.
+    """While 60 send costly lines as fast as they can, who comes is answered within a second.
 
     That is the mean of five, one after another, by the best of some attempts.
     """
     late = []
     while len(late) < ATTEMPTS and min(late, default=1) >= 1:
-        with Server(name) as server, crowd(server, 100) as others:
+        with Server(name) as server, crowd(server, 60) as others:
             all_answered(server, others)
             with Busy(others, b"9**4000//7**3000%9**999\n" * 16) as load:
                 until(lambda load=load: min(load.served.values()), "the others are at work")
@@ -244,7 +244,7 @@ def test_newcomers_beside_costly_ones(name):
                 late.append((time.monotonic() - begun) / 5)
             assert load.error is None
     figures = ", ".join(f"{one:.2f}" for one in late)
-    print(f"{name}: beside 100 who send costly lines, newcomers were answered after {figures} s")
+    print(f"{name}: beside 60 who send costly lines, newcomers were answered after {figures} s")
     assert min(late) < 1
 
 
