@@ -14,6 +14,7 @@ import os
 import socket
 import sys
 import threading
+from collections.abc import Callable
 
 DEFAULT_HOST = "localhost"
 DEFAULT_PORT = "10000"
@@ -32,8 +33,8 @@ def main() -> None:
     try:
         host, port = options.host, options.port
         if host is None:
-            host = ask(f"Host [{DEFAULT_HOST}]: ").strip() or DEFAULT_HOST
-            port = ask_port()
+            host = ask("Host", DEFAULT_HOST)
+            port = ask("Port", DEFAULT_PORT, port_number)
         with connect(host, port) as sock:
             chat(sock) if terminal else relay(sock)
     except KeyboardInterrupt:
@@ -121,26 +122,26 @@ def upload(sock: socket.socket, all_sent: threading.Event) -> None:
 # --- Shared with the servers --------------------------------------------------------------------
 
 
-def ask_port() -> int:
-    """Ask until the answer is a port; raises SystemExit if the input ends after a wrong one."""
-    question = f"Port [{DEFAULT_PORT}]: "
-    answer = ask(question) or DEFAULT_PORT
-    while answer:
+def ask(name: str, default: str, kind: Callable[[str], object] = str) -> object:
+    """Return what kind makes of a line of standard input; blank, or its end, means the default.
+
+    Only a terminal is shown the question. If kind raises ArgumentTypeError, ask again; raises
+    SystemExit if the input ends then.
+    """
+    if not sys.stdin:
+        return kind(default)
+    wrong = False
+    while True:
+        if sys.stdin.isatty():
+            print(f"{name} [{default}]: ", end="", file=sys.stderr, flush=True)
+        line = sys.stdin.buffer.raw.readline()  # and nothing beyond the line
+        if wrong and not line:
+            sys.exit(2)
         try:
-            return port_number(answer.strip() or DEFAULT_PORT)
+            return kind(line.decode(errors="replace").strip() or default)
         except argparse.ArgumentTypeError as error:
             print(error, file=sys.stderr)
-        answer = ask(question)
-    sys.exit(2)
-
-
-def ask(question: str) -> str:
-    """Return a line of standard input with its end, or "" at the end; ask only a terminal."""
-    if not sys.stdin:
-        return ""
-    if sys.stdin.isatty():
-        print(question, end="", file=sys.stderr, flush=True)
-    return sys.stdin.buffer.raw.readline().decode(errors="replace")  # and nothing beyond the line
+            wrong = True
 
 
 def port_number(text: str) -> int:

@@ -36,12 +36,9 @@ SWITCH = 0.00002  # seconds, for each client, that a thread may compute; Python'
 GROUP = 64  # clients who come in at a time, before those inside go on
 PAUSE = 0.1  # seconds from try to try while there is no room for a client
 TURN = 1024  # bytes read at a time, which bounds the memory for the replies
-KEEPALIVE = {  # a client that vanished is noticed after 60 + 4 * 10 seconds, see tcp(7)
-    "TCP_KEEPIDLE": 60,  # seconds of silence before the first probe
-    "TCP_KEEPINTVL": 10,  # seconds from probe to probe
-    "TCP_KEEPCNT": 4,  # probes without an answer
-    "TCP_USER_TIMEOUT": 100_000,  # milliseconds that sent bytes may stay unacknowledged
-}
+# A client that vanished is noticed in 60 + 4 * 10 seconds, or when what it is owed has stayed
+# unacknowledged for 100,000 milliseconds: tcp(7).
+KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 4, "TCP_USER_TIMEOUT": 100_000}
 MAX_LINE = 1024  # bytes, without the line's end
 TOO_LONG = MAX_LINE + len(b"\r") + 1  # bytes of a line that are enough to refuse it
 MAX_NESTING = 200  # parentheses within parentheses, as in Python
@@ -133,10 +130,9 @@ def insist(attempt: Callable[[], object]) -> object:
 def refuse(sock: socket.socket, peer: tuple) -> None:
     """Tell a client that the server is full, and close its socket."""
     with sock, contextlib.suppress(OSError):
-        sock.setblocking(False)
         sock.send(b"error: server full\n")
         sock.shutdown(socket.SHUT_WR)
-        sock.recv(65536)  # bytes left unread would turn the close into a reset
+        sock.recv(65536, socket.MSG_DONTWAIT)  # bytes left unread would turn the close into a reset
     log(f"{show(peer)} refused: server full")
 
 
@@ -327,7 +323,8 @@ def main() -> None:
     parser.add_argument("-b", "--bind", metavar="ADDRESS", default="127.0.0.1")
     parser.add_argument("port", metavar="PORT", nargs="?", type=port_number, help="0: any free one")
     options = parser.parse_args()
-    address = options.bind, ask_port() if options.port is None else options.port
+    port = ask("Port", DEFAULT_PORT, port_number) if options.port is None else options.port
+    address = options.bind, port
     try:
         family, _, _, _, address = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0]
         listener = prepare(family)
@@ -340,26 +337,26 @@ def main() -> None:
     serve(listener)
 
 
-def ask_port() -> int:
-    """Ask until the answer is a port; raises SystemExit if the input ends after a wrong one."""
-    question = f"Port [{DEFAULT_PORT}]: "
-    answer = ask(question) or DEFAULT_PORT
-    while answer:
+def ask(name: str, default: str, kind: Callable[[str], object] = str) -> object:
+    """Return what kind makes of a line of standard input; blank, or its end, means the default.
+
+    Only a terminal is shown the question. If kind raises ArgumentTypeError, ask again; raises
+    SystemExit if the input ends then.
+    """
+    if not sys.stdin:
+        return kind(default)
+    wrong = False
+    while True:
+        if sys.stdin.isatty():
+            print(f"{name} [{default}]: ", end="", file=sys.stderr, flush=True)
+        line = sys.stdin.buffer.raw.readline()  # and nothing beyond the line
+        if wrong and not line:
+            sys.exit(2)
         try:
-            return port_number(answer.strip() or DEFAULT_PORT)
+            return kind(line.decode(errors="replace").strip() or default)
         except argparse.ArgumentTypeError as error:
             print(error, file=sys.stderr)
-        answer = ask(question)
-    sys.exit(2)
-
-
-def ask(question: str) -> str:
-    """Return a line of standard input with its end, or "" at the end; ask only a terminal."""
-    if not sys.stdin:
-        return ""
-    if sys.stdin.isatty():
-        print(question, end="", file=sys.stderr, flush=True)
-    return sys.stdin.buffer.raw.readline().decode(errors="replace")  # and nothing beyond the line
+            wrong = True
 
 
 def port_number(text: str) -> int:
@@ -372,8 +369,7 @@ def port_number(text: str) -> int:
 def prepare(family: int) -> socket.socket:
     """Return a stream socket that is ready to be bound, and to listen."""
     listener = socket.socket(family)
-    if os.name == "posix":  # elsewhere the option lets another server take the port over
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     # What follows is for the connections: they inherit it.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

@@ -89,7 +89,7 @@ def test_exceptions_are_needed(part):
 
 def test_much_is_shared():
     """The parts that have to be the same are found at all."""
-    assert {"cut", "evaluate", "main", "ask_port", "port_number", "serve"} <= set(SHARED)
+    assert {"cut", "evaluate", "main", "ask", "port_number", "serve"} <= set(SHARED)
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
