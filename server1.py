@@ -122,8 +122,7 @@ def cut(partial: bytes, data: bytes) -> tuple[list[bytes], bytes]:
 
 def reply(line: bytes) -> bytes:
     """Return the reply to a line, itself a line: the value, or an error and the reason."""
-    if line.endswith(b"\r"):
-        line = line[:-1]
+    line = line.removesuffix(b"\r")
     if len(line) > MAX_LINE:
         return b"error: line longer than %d bytes\n" % MAX_LINE
     try:
@@ -175,13 +174,8 @@ def evaluate(text: str) -> float:
     text = text.replace("\t", " ")
     if not (text.isascii() and text.isprintable()):
         raise ValueError("only printable ASCII characters are understood")
-    operators = OPERATORS
-    if "**" in text:  # without it no number gets longer than the line
-        text = text.replace("**", "↑")
-        bounds = Bounds()
-        operators = {**OPERATORS, "*": (2, 2, bounds.multiply), "↑": (5, 4, bounds.power)}
-    if "//" in text:
-        text = text.replace("//", "÷")
+    text = text.replace("**", "↑").replace("//", "÷")
+    operators = bounded() if "↑" in text else OPERATORS  # else no number gets longer than the line
     if "e" in text or "E" in text:  # an exponent may have a sign
         tokens = TOKENS(text)
     else:  # the same, in half the time
@@ -243,33 +237,31 @@ def read(literal: str) -> float:
     return int(literal) if literal.isdigit() else float(literal)
 
 
-class Bounds:
-    """The * and ** of one line, bounded each and together, so that no line is costly."""
-
+def bounded() -> dict[str, tuple]:
+    """Return OPERATORS with * and ** bounded, each and together, so that no line is costly."""
     bits = 0  # of all their results
 
-    def multiply(self, left: float, right: float) -> float:
-        """Return left * right; raises what check raises."""
-        return self.check(left * right)
+    def check(value: complex) -> float:
+        """Return value; raises OverflowError if it is out of bounds, ValueError if complex."""
+        nonlocal bits
+        if type(value) is complex:
+            raise ValueError("the result is not a real number")
+        if type(value) is int:
+            bits += value.bit_length()
+            if abs(value) >= TOO_BIG or bits > MAX_BITS:
+                raise OverflowError
+        return value
 
-    def power(self, base: float, exponent: float) -> float:
+    def power(base: float, exponent: float) -> float:
         """Return base ** exponent; raises what check raises."""
         if type(base) is type(exponent) is int and exponent > 0:
             if (base.bit_length() - 1) * exponent > TOO_BIG.bit_length():
                 raise OverflowError  # before it is computed
             if -1 <= base <= 1:  # then nothing counts but whether the exponent is odd
                 exponent = 2 - exponent % 2
-        return self.check(base**exponent)
+        return check(base**exponent)
 
-    def check(self, value: complex) -> float:
-        """Return value; raises OverflowError if it is out of bounds, ValueError if complex."""
-        if type(value) is complex:
-            raise ValueError("the result is not a real number")
-        if type(value) is int:
-            self.bits += value.bit_length()
-            if abs(value) >= TOO_BIG or self.bits > MAX_BITS:
-                raise OverflowError
-        return value
+    return {**OPERATORS, "*": (2, 2, lambda left, right: check(left * right)), "↑": (5, 4, power)}
 
 
 # --- The command line, and the log --------------------------------------------------------------
