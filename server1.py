@@ -7,7 +7,7 @@ is served meanwhile. They do not wait in a queue either: when the server has a c
 listening, so the kernel resets those who had queued, and refuses those who come.
 
 Read from the top: the model, the conversation, the arithmetic, the command line. Only the
-first part differs from server2.py and server3.py, and in server2.py a lock in log.
+first part differs from server2.py and server3.py.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ its memory and its switches; what the threads share needs a lock; and Python run
 a time (the interpreter lock), so that many threads compute no faster than one.
 
 Read from the top: the model, the conversation, the arithmetic, the command line. Only the
-first part differs from server1.py and server3.py, and the lock in log.
+first part differs from server1.py and server3.py.
 """
 
 from __future__ import annotations
@@ -44,9 +44,8 @@ TOO_LONG = MAX_LINE + len(b"\r") + 1  # bytes of a line that are enough to refus
 MAX_NESTING = 200  # parentheses within parentheses, as in Python
 TOO_BIG = 10**4300  # the first integer of more digits than Python prints
 MAX_BITS = 332_193  # 100,000 digits: of all powers and products of a line together
-INSIDE: set[socket.socket] = set()  # the clients; adding and discarding need no lock
-GATE = threading.Lock()  # held while clients are let in
-LOCK = threading.Lock()  # one thread at a time writes a line
+INSIDE: set[socket.socket] = set()  # the clients; changed by who holds GATE
+GATE = threading.Lock()  # held while clients come in, or one leaves
 
 
 # --- The model: every client in a thread of its own ---------------------------------------------
@@ -54,25 +53,42 @@ LOCK = threading.Lock()  # one thread at a time writes a line
 # Whoever waits at the door goes first. The thread that lets them in would else have to win the
 # interpreter lock from hundreds of busy threads, again and again, while a burst of clients waits.
 # So it shuts a gate, which each thread passes before it computes a reply.
+#
+# After the switch interval, every thread that waits for the lock wakes, to ask for it. A short one
+# lets a few busy clients delay nobody; but hundreds would do little else than wake. So it grows
+# with the number of clients.
 
 
 def serve(listener: socket.socket) -> None:
     """Serve those who come to the listening socket, each in a thread of its own, for ever."""
     listener.setblocking(False)
+    client = None  # accepted, but not let in yet
     while True:
-        select.select([listener], [], [])
-        with GATE, contextlib.suppress(BlockingIOError):  # raised when nobody waits any more
-            for _ in range(GROUP):
-                sock, peer = insist(listener.accept)
-                sock.setblocking(True)  # elsewhere than on Linux it inherits the listener's
-                if len(INSIDE) < MAX_CLIENTS:
-                    INSIDE.add(sock)
-                    pace()
-                    log(f"{show(peer)} came")
-                    # Not threading.Thread: its start() waits for the thread's first step.
-                    insist(functools.partial(_thread.start_new_thread, chat, (sock, peer)))
-                else:
-                    refuse(sock, peer)
+        if not client:
+            select.select([listener], [], [])
+        try:
+            with GATE:
+                for _ in range(GROUP):
+                    client = client or listener.accept()
+                    admit(*client)
+                    client = None
+        except (BlockingIOError, ConnectionAbortedError):  # nobody waits any more, or has left
+            pass
+        except (OSError, RuntimeError) as error:  # no descriptor, or no thread
+            log(f"waiting: {error}")
+            time.sleep(PAUSE)
+
+
+def admit(sock: socket.socket, peer: tuple) -> None:
+    """Give a client a thread, if there is room for it; raises RuntimeError without a thread."""
+    if len(INSIDE) == MAX_CLIENTS:
+        refuse(sock, peer)
+        return
+    sock.setblocking(True)  # elsewhere than on Linux it inherits the listener's
+    _thread.start_new_thread(chat, (sock, peer))  # threading.Thread waits for its first step
+    INSIDE.add(sock)
+    sys.setswitchinterval(SWITCH * (1 + len(INSIDE)))
+    log(f"{show(peer)} came")
 
 
 def chat(sock: socket.socket, peer: tuple) -> None:
@@ -83,48 +99,19 @@ def chat(sock: socket.socket, peer: tuple) -> None:
         try:
             while data := sock.recv(TURN) or (partial and b"\n"):  # at its end, as if LF came
                 lines, partial = cut(partial, data)
-                sock.sendall(b"".join(map(in_turn, lines)))
+                replies = b""
+                for line in lines:
+                    with GATE:
+                        pass  # it was open
+                    replies += reply(line)
+                sock.sendall(replies)
         except OSError as error:
             reason = f": {error.strerror}"
         finally:
-            log(f"{show(peer)} left{reason}")
-            INSIDE.discard(sock)  # before the client sees that we close: another may come at once
-            pace()
-
-
-def in_turn(line: bytes) -> bytes:
-    """Return the reply to a line, as soon as nobody waits at the door."""
-    with GATE:
-        pass  # it was open
-    return reply(line)
-
-
-def pace() -> None:
-    """Set how long a thread may compute while others wait for the interpreter lock.
-
-    Each of these wakes as often, to ask for it. While the time is short, a few busy clients delay
-    nobody; but hundreds would do little else than wake, so it grows with the number of clients.
-    """
-    sys.setswitchinterval(SWITCH * (1 + len(INSIDE)))
-
-
-def insist(attempt: Callable[[], object]) -> object:
-    """Return what attempt() returns; while no descriptor or thread is to be had, say so, wait.
-
-    GATE is held by the caller.
-    """
-    while True:
-        try:
-            return attempt()
-        except BlockingIOError:
-            raise  # an OSError too, but no shortage
-        except ConnectionAbortedError:  # it left before we could accept it
-            continue
-        except (OSError, RuntimeError) as error:
-            log(f"waiting: {error}")
-            GATE.release()  # those inside go on meanwhile
-            time.sleep(PAUSE)
-            GATE.acquire()
+            with GATE:  # whoever let the client in has added it by now
+                log(f"{show(peer)} left{reason}")
+                INSIDE.remove(sock)  # before it sees that we close: another may come at once
+                sys.setswitchinterval(SWITCH * (1 + len(INSIDE)))
 
 
 def refuse(sock: socket.socket, peer: tuple) -> None:
@@ -380,7 +367,7 @@ def show(address: tuple) -> str:
 @functools.lru_cache(maxsize=1)  # a line that repeats the last one is dropped: waiting, waiting
 def log(text: str, stream: io.TextIOBase = sys.stderr) -> None:
     """Write a line to the stream; drop it if nobody reads: closed, full, or a broken pipe."""
-    with LOCK, contextlib.suppress(OSError, TypeError):
+    with contextlib.suppress(OSError, TypeError):
         if select.select([], [stream], [], 0)[1]:
             os.write(stream.fileno(), f"{text}\n".encode())
 

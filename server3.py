@@ -8,7 +8,7 @@ so turns have to be short; and select looks at every descriptor at every call, a
 above 1,023.
 
 Read from the top: the model, the conversation, the arithmetic, the command line. Only the
-first part differs from server1.py and server2.py, and in server2.py a lock in log.
+first part differs from server1.py and server2.py.
 """
 
 from __future__ import annotations

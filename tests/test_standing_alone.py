@@ -19,8 +19,7 @@ SCRIPTS = (*SERVERS, "client")
 DIFFERENT = {
     "serve": ["server1", "server2", "server3 server4"],  # the models
     "chat": [*SCRIPTS],
-    "insist": ["server1", "server2"],  # the gate stays open while server2 waits
-    "log": ["server1 server3 server4", "server2"],  # threads need a lock
+    "admit": ["server2", "server3 server4"],
     "main": ["server1 server2 server3 server4", "client"],
     # constants
     "NAME": [*SERVERS],
