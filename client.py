@@ -104,7 +104,7 @@ def relay(sock: socket.socket) -> None:
             while data:
                 data = data[os.write(1, data) :]
         except BrokenPipeError:
-            sys.exit(1)  # nobody reads on, as behind | head: nothing to say, nobody to tell
+            sys.exit(1)  # nobody reads on, as in client.py ... | head: nobody to tell
     if not all_sent.is_set():
         raise ConnectionError("it ended before the input did")
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A calculator for one client at a time: blocking sockets, nothing else.
+"""A calculator for one client at a time: blocking sockets.
 
 The model: wait for a client, talk with it until it leaves, wait for the next. Each call waits
 until it is done, so the program reads like the conversation it holds. The price: nobody else
@@ -7,7 +7,7 @@ is served meanwhile. They do not wait in a queue either: when the server has a c
 listening, so the kernel resets those who had queued, and refuses those who come.
 
 Read from the top: the model, the conversation, the arithmetic, the command line. Only the
-first part differs from server2.py and server3.py.
+model and its constants differ from server2.py and server3.py.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from collections.abc import Callable
 NAME = "server1"
 DEFAULT_PORT = "10000"
 BACKLOG = 1024  # clients that the kernel may keep waiting for accept
-PAUSE = 0.1  # seconds from try to try while there is no room for a client
+PAUSE = 0.1  # seconds from try to try when there is no room, and from look to look for a signal
 TURN = 1024  # bytes read at a time, which bounds the memory for the replies
 # A client that vanished is noticed in 60 + 4 * 10 seconds, or when what it is owed has stayed
 # unacknowledged for 100,000 milliseconds: tcp(7).
@@ -50,8 +50,8 @@ def serve(listener: socket.socket) -> None:
     family, address = listener.family, listener.getsockname()
     if LINUX:
         # While we serve, our listener is closed, and another program could take the port. So the
-        # holder stays bound to it, and never listens. By SO_REUSEPORT our own sockets can still
-        # bind the port; nobody else's can, since the holder has SO_REUSEADDR no more.
+        # holder stays bound to it, and never listens. Without SO_REUSEADDR it shuts out all but
+        # sockets of the same user with SO_REUSEPORT: the listeners that we bind anew.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         holder = insist(lambda: bind_again(family, address))
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
@@ -62,7 +62,7 @@ def serve(listener: socket.socket) -> None:
             chat(sock, peer)
             # Listen before the client sees that we close: it may come again at once.
             listener = insist(lambda: bind_again(family, address))
-            insist(functools.partial(listener.listen, BACKLOG))
+            listener.listen(BACKLOG)
 
 
 def bind_again(family: int, address: tuple) -> socket.socket:
@@ -89,7 +89,7 @@ def chat(sock: socket.socket, peer: tuple) -> None:
 
 
 def insist(attempt: Callable[[], object]) -> object:
-    """Return what attempt() returns; while no descriptor is to be had, say so, and wait."""
+    """Return what attempt() returns; while it fails, as for want of a descriptor, wait."""
     while True:
         try:
             return attempt()
@@ -109,8 +109,8 @@ def insist(attempt: Callable[[], object]) -> object:
 def cut(partial: bytes, data: bytes) -> tuple[list[bytes], bytes]:
     """Cut data, which follows a partial line, into lines without LF; return a new partial line too.
 
-    Of a line that is too long, TOO_LONG bytes are kept. It is returned as soon as these are there,
-    so it gets its one error at once, and the rest of it is dropped.
+    Of a partial line that is too long, TOO_LONG bytes are kept. It is returned as soon as these
+    are there, so it gets its one error at once, and the rest of it is dropped.
     """
     returned = len(partial) == TOO_LONG
     *lines, partial = (partial + data).split(b"\n")
@@ -168,17 +168,17 @@ NUMBER = re.compile(r"0+|[1-9]\d*|(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?").
 def evaluate(text: str) -> float:
     """Return the value of an expression, an int or a finite float: the one that Python gives.
 
-    Raises ValueError with the reason, ZeroDivisionError, or OverflowError: the value, or a product
-    or a power on the way to it, is out of bounds.
+    Raises ValueError with the reason, ZeroDivisionError, or OverflowError: the value, or one on the
+    way to it, is out of our bounds or Python's.
     """
     text = text.replace("\t", " ")
     if not (text.isascii() and text.isprintable()):
         raise ValueError("only printable ASCII characters are understood")
     text = text.replace("**", "↑").replace("//", "÷")
-    operators = bounded() if "↑" in text else OPERATORS  # else no number gets longer than the line
+    operators = bounded() if "↑" in text else OPERATORS  # else no integer outgrows the line
     if "e" in text or "E" in text:  # an exponent may have a sign
         tokens = TOKENS(text)
-    else:  # the same, in half the time
+    else:  # the same, faster
         for symbol, spaced in SPACED:
             text = text.replace(symbol, spaced)
         tokens = text.split()
@@ -221,7 +221,7 @@ def evaluate(text: str) -> float:
         raise ValueError("an operator is missing") from None
     except IndexError:  # one ) too many
         raise ValueError("a parenthesis is missing") from None
-    if waiting:
+    if waiting:  # one ( too many
         raise ValueError("a parenthesis is missing")
     if not abs(value) < TOO_BIG:  # or it is infinite, or not a number
         raise OverflowError
@@ -229,7 +229,7 @@ def evaluate(text: str) -> float:
 
 
 def read(literal: str) -> float:
-    """Return the number that a literal stands for; raises ValueError where Python does."""
+    """Return the decimal number that a literal stands for; raises ValueError if it is none."""
     if literal in OPERATORS:
         raise ValueError("an operand is missing")
     if not NUMBER(literal):
@@ -253,7 +253,7 @@ def bounded() -> dict[str, tuple]:
         return value
 
     def power(base: float, exponent: float) -> float:
-        """Return base ** exponent; raises what check raises."""
+        """Return base ** exponent; raises what that and check raise."""
         if type(base) is type(exponent) is int and exponent > 0:
             if (base.bit_length() - 1) * exponent > TOO_BIG.bit_length():
                 raise OverflowError  # before it is computed
@@ -271,8 +271,8 @@ def main() -> None:
     """Read the command line, listen, say so, and serve until Ctrl-C or SIGTERM."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: os._exit(0))  # the kernel closes the connections
-    # Python runs these between its steps. If a signal comes just before a call that waits, that
-    # would be after the call: so a timer interrupts it.
+    # Python runs a handler between two of its steps. After a signal that comes just before a call
+    # that waits, it would wait for the call to return: so a timer interrupts every call.
     signal.signal(signal.SIGALRM, lambda *_: None)
     signal.setitimer(signal.ITIMER_REAL, PAUSE, PAUSE)
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -341,7 +341,7 @@ def show(address: tuple) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-@functools.lru_cache(maxsize=1)  # a line that repeats the last one is dropped: waiting, waiting
+@functools.lru_cache(maxsize=1)  # not for speed: a line like the last is dropped, as of waiting
 def log(text: str, stream: io.TextIOBase = sys.stderr) -> None:
     """Write a line to the stream; drop it if nobody reads: closed, full, or a broken pipe."""
     with contextlib.suppress(OSError, TypeError):

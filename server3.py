@@ -8,7 +8,7 @@ so turns have to be short; and select looks at every descriptor at every call, a
 above 1,023.
 
 Read from the top: the model, the conversation, the arithmetic, the command line. Only the
-first part differs from server1.py and server2.py.
+model and its constants differ from server1.py and server2.py.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ BACKLOG = 1024  # clients that the kernel may keep waiting for accept
 MAX_CLIENTS = 1000
 FD_SETSIZE = 1024  # select(2) cannot watch this descriptor, nor any above
 GROUP = 64  # clients who come in at a time, before those inside go on
-PAUSE = 0.1  # seconds from try to try while there is no room for a client
+PAUSE = 0.1  # seconds from try to try when there is no room, and from look to look for a signal
 TURN = 512  # bytes read at a turn, and so many of replies end it: its time and memory are bounded
 # A client that vanished is noticed in 60 + 4 * 10 seconds, or when what it is owed has stayed
 # unacknowledged for 100,000 milliseconds: tcp(7).
@@ -78,7 +78,7 @@ def serve(listener: socket.socket) -> None:
 
 
 def chat(sock: socket.socket, peer: tuple) -> Iterator[bool]:
-    """Talk with a client until it leaves, in short turns; yield after each whether we owe it."""
+    """Talk with a client until it leaves, in short turns; yield before each if we owe it."""
     log(f"{show(peer)} came")
     reason = ""
     partial = b""
@@ -97,7 +97,7 @@ def chat(sock: socket.socket, peer: tuple) -> Iterator[bool]:
                         unanswered, partial = cut(partial, data)
                     while unanswered and len(owed) < TURN:
                         owed += reply(unanswered.pop(0))
-                    owed = owed[sock.send(owed) :]  # nothing, while no line is complete
+                    owed = owed[sock.send(owed) :]  # sends nothing while no line is complete
                 except BlockingIOError:  # nothing had come, or nothing was taken, after all
                     pass
         except OSError as error:
@@ -143,8 +143,8 @@ def refuse(sock: socket.socket, peer: tuple) -> None:
 def cut(partial: bytes, data: bytes) -> tuple[list[bytes], bytes]:
     """Cut data, which follows a partial line, into lines without LF; return a new partial line too.
 
-    Of a line that is too long, TOO_LONG bytes are kept. It is returned as soon as these are there,
-    so it gets its one error at once, and the rest of it is dropped.
+    Of a partial line that is too long, TOO_LONG bytes are kept. It is returned as soon as these
+    are there, so it gets its one error at once, and the rest of it is dropped.
     """
     returned = len(partial) == TOO_LONG
     *lines, partial = (partial + data).split(b"\n")
@@ -202,17 +202,17 @@ NUMBER = re.compile(r"0+|[1-9]\d*|(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?").
 def evaluate(text: str) -> float:
     """Return the value of an expression, an int or a finite float: the one that Python gives.
 
-    Raises ValueError with the reason, ZeroDivisionError, or OverflowError: the value, or a product
-    or a power on the way to it, is out of bounds.
+    Raises ValueError with the reason, ZeroDivisionError, or OverflowError: the value, or one on the
+    way to it, is out of our bounds or Python's.
     """
     text = text.replace("\t", " ")
     if not (text.isascii() and text.isprintable()):
         raise ValueError("only printable ASCII characters are understood")
     text = text.replace("**", "↑").replace("//", "÷")
-    operators = bounded() if "↑" in text else OPERATORS  # else no number gets longer than the line
+    operators = bounded() if "↑" in text else OPERATORS  # else no integer outgrows the line
     if "e" in text or "E" in text:  # an exponent may have a sign
         tokens = TOKENS(text)
-    else:  # the same, in half the time
+    else:  # the same, faster
         for symbol, spaced in SPACED:
             text = text.replace(symbol, spaced)
         tokens = text.split()
@@ -255,7 +255,7 @@ def evaluate(text: str) -> float:
         raise ValueError("an operator is missing") from None
     except IndexError:  # one ) too many
         raise ValueError("a parenthesis is missing") from None
-    if waiting:
+    if waiting:  # one ( too many
         raise ValueError("a parenthesis is missing")
     if not abs(value) < TOO_BIG:  # or it is infinite, or not a number
         raise OverflowError
@@ -263,7 +263,7 @@ def evaluate(text: str) -> float:
 
 
 def read(literal: str) -> float:
-    """Return the number that a literal stands for; raises ValueError where Python does."""
+    """Return the decimal number that a literal stands for; raises ValueError if it is none."""
     if literal in OPERATORS:
         raise ValueError("an operand is missing")
     if not NUMBER(literal):
@@ -287,7 +287,7 @@ def bounded() -> dict[str, tuple]:
         return value
 
     def power(base: float, exponent: float) -> float:
-        """Return base ** exponent; raises what check raises."""
+        """Return base ** exponent; raises what that and check raise."""
         if type(base) is type(exponent) is int and exponent > 0:
             if (base.bit_length() - 1) * exponent > TOO_BIG.bit_length():
                 raise OverflowError  # before it is computed
@@ -305,8 +305,8 @@ def main() -> None:
     """Read the command line, listen, say so, and serve until Ctrl-C or SIGTERM."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: os._exit(0))  # the kernel closes the connections
-    # Python runs these between its steps. If a signal comes just before a call that waits, that
-    # would be after the call: so a timer interrupts it.
+    # Python runs a handler between two of its steps. After a signal that comes just before a call
+    # that waits, it would wait for the call to return: so a timer interrupts every call.
     signal.signal(signal.SIGALRM, lambda *_: None)
     signal.setitimer(signal.ITIMER_REAL, PAUSE, PAUSE)
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -375,7 +375,7 @@ def show(address: tuple) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-@functools.lru_cache(maxsize=1)  # a line that repeats the last one is dropped: waiting, waiting
+@functools.lru_cache(maxsize=1)  # not for speed: a line like the last is dropped, as of waiting
 def log(text: str, stream: io.TextIOBase = sys.stderr) -> None:
     """Write a line to the stream; drop it if nobody reads: closed, full, or a broken pipe."""
     with contextlib.suppress(OSError, TypeError):

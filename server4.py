@@ -27,7 +27,7 @@ BACKLOG = 1024  # clients that the kernel may keep waiting for accept
 MAX_CLIENTS = 1000
 FD_SETSIZE = 1024  # select(2) cannot watch this descriptor, nor any above
 GROUP = 64  # clients who come in at a time, before those inside go on
-PAUSE = 0.1  # seconds from try to try while there is no room for a client
+PAUSE = 0.1  # seconds from try to try when there is no room, and from look to look for a signal
 TURN = 65536  # bytes read at a turn, so also the most that we owe a client
 # A client that vanished is noticed in 60 + 4 * 10 seconds, or when what it is owed has stayed
 # unacknowledged for 100,000 milliseconds: tcp(7).
@@ -125,8 +125,8 @@ def main() -> None:
     """Read the command line, listen, say so, and serve until Ctrl-C or SIGTERM."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: os._exit(0))  # the kernel closes the connections
-    # Python runs these between its steps. If a signal comes just before a call that waits, that
-    # would be after the call: so a timer interrupts it.
+    # Python runs a handler between two of its steps. After a signal that comes just before a call
+    # that waits, it would wait for the call to return: so a timer interrupts every call.
     signal.signal(signal.SIGALRM, lambda *_: None)
     signal.setitimer(signal.ITIMER_REAL, PAUSE, PAUSE)
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -195,7 +195,7 @@ def show(address: tuple) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-@functools.lru_cache(maxsize=1)  # a line that repeats the last one is dropped: waiting, waiting
+@functools.lru_cache(maxsize=1)  # not for speed: a line like the last is dropped, as of waiting
 def log(text: str, stream: io.TextIOBase = sys.stderr) -> None:
     """Write a line to the stream; drop it if nobody reads: closed, full, or a broken pipe."""
     with contextlib.suppress(OSError, TypeError):
