@@ -55,7 +55,7 @@ def processor_time(pid):
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def idle_share(pid, seconds=0.5):
+def idle_share(pid, seconds=0.3):
     """Return the share of a processor that the process uses for some seconds from now."""
     before, begun = processor_time(pid), time.monotonic()
     time.sleep(seconds)  # what is measured is this span

@@ -20,7 +20,7 @@ PIECES = st.one_of(
     st.binary(max_size=6),
 )
 STREAMS = st.lists(PIECES, max_size=12)
-quickly = settings(deadline=None, database=None, print_blob=True, max_examples=200)
+quickly = settings(deadline=None, database=None, print_blob=True, max_examples=100)
 
 
 class Calculator:

@@ -30,7 +30,7 @@ FULL = b"error: server full\n"
 HOUSE = 1000  # clients that a server takes
 BURST = 900
 SMALL = 64  # descriptors
-ATTEMPTS = 3  # at a figure that a busy machine may spoil; the best counts
+ATTEMPTS = 5  # at a figure that a busy machine may spoil; the best counts
 
 linux = pytest.mark.skipif(not LINUX, reason="reads /proc")
 

@@ -29,7 +29,7 @@ COSTLIEST = pathlib.Path(__file__).with_name("costly.txt")
 COSTLY = b"9**4500\n"  # the shortest line of the longest reply
 LIMIT = 0.1  # seconds, at the 99th percentile
 SAMPLES = 300
-ATTEMPTS = 3  # at a figure that a busy machine may spoil; the best counts
+ATTEMPTS = 5  # at a figure that a busy machine may spoil; the best counts
 
 pytestmark = pytest.mark.skipif(not LINUX, reason="reads /proc")
 
@@ -66,7 +66,7 @@ def test_a_client_that_never_reads(name):
 
 @pytest.mark.parametrize("name", CROWDED)
 def test_many_clients_that_never_read(name):
-    """50 send costly lines, for a second or until all are stuck: memory stays bounded.
+    """50 send costly lines, for half a second or until all are stuck: memory stays bounded.
 
     The round trips of another client are printed.
     """
@@ -75,7 +75,7 @@ def test_many_clients_that_never_read(name):
         attackers = [stack.enter_context(deaf(server)) for _ in range(50)]
         before = memory(server.pid)
         sent, samples, quiet = 0, [], 0
-        end = time.monotonic() + 1
+        end = time.monotonic() + 0.5
         while time.monotonic() < end and (quiet < 20 or idle_share(server.pid, 0.05) > 0.5):
             more = sum(push(attacker, COSTLY * 8192) for attacker in attackers)
             sent, quiet = sent + more, 0 if more else quiet + 1
@@ -145,11 +145,11 @@ def test_echoes_that_nobody_takes():
 # --- Floods without an end of line --------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "size"), [("server1", 32), ("server2", 32), ("server3", 256)])
+@pytest.mark.parametrize(("name", "size"), [("server1", 256), ("server2", 32), ("server3", 32)])
 def test_a_line_without_an_end(name, size):
     """256 MB without an end of line cost no memory and get one error; the next line is answered.
 
-    Less of it in servers 1 and 2, which have the same conversation.
+    Less of it in servers 2 and 3, which have the same conversation.
     """
     with Server(name) as server, server.connect() as client:
         round_trips(server, client, 10)

@@ -46,7 +46,7 @@ linux = pytest.mark.skipif(not LINUX, reason="reads /proc")
 @linux
 @pytest.mark.parametrize(
     ("name", "count"),
-    [("server1", 2500), ("server2", STORM), ("server3", STORM), ("server4", 2500)],
+    [("server1", 1000), ("server2", STORM), ("server3", STORM), ("server4", 1000)],
 )
 def test_a_storm_leaves_nothing_behind(name, count, one_processor):
     """10,000 connect and reset at any moment: descriptors, threads and memory are as before.
@@ -55,7 +55,7 @@ def test_a_storm_leaves_nothing_behind(name, count, one_processor):
     """
     with Server(name, prefix=one_processor) as server:
         before = settled(server)
-        storm(server, STORM // 10)  # allocators and caches warm up
+        storm(server, STORM // 20)  # allocators and caches warm up
         until(lambda: at_rest(server) == before, "those after it have left")
         size = memory(server.pid)
         storm(server, count)
@@ -171,7 +171,7 @@ def test_urgent_data(name):
         for _ in range(200):
             client.send(b"!", socket.MSG_OOB)
         all_answered(server, others)
-        share = idle_share(server.pid, 0.3)
+        share = idle_share(server.pid)
         print(f"{name}: with an urgent byte unread, it uses {share:.1%} of a processor")
         assert share < 0.05
         client.sendall(b"\n")
