@@ -7,7 +7,7 @@ is served meanwhile. They do not wait in a queue either: when the server has a c
 listening, so the kernel resets those who had queued, and refuses those who come.
 
 Read from the top: the model, the conversation, the arithmetic, the command line. Only the
-model and its constants differ from server2.py and server3.py.
+model and its constants differ from server2.py and server3.py, and a lock in server2's log.
 """
 
 from __future__ import annotations
@@ -200,8 +200,12 @@ def evaluate(text: str) -> float:
                     nesting += token == "("
                     if nesting > MAX_NESTING:
                         raise ValueError("too many nested parentheses")
+                elif token in OPERATORS:
+                    raise ValueError("an operand is missing")
+                elif NUMBER(token):
+                    value = int(token) if token.isdigit() else float(token)
                 else:
-                    value = read(token)
+                    raise ValueError(f"{token!a} is not a number")
                 continue
             binds_left, binds_right, function = operators[token]
             while level > binds_left:
@@ -226,15 +230,6 @@ def evaluate(text: str) -> float:
     if not abs(value) < TOO_BIG:  # or it is infinite, or not a number
         raise OverflowError
     return value
-
-
-def read(literal: str) -> float:
-    """Return the decimal number that a literal stands for; raises ValueError if it is none."""
-    if literal in OPERATORS:
-        raise ValueError("an operand is missing")
-    if not NUMBER(literal):
-        raise ValueError(f"{literal!a} is not a number")
-    return int(literal) if literal.isdigit() else float(literal)
 
 
 def bounded() -> dict[str, tuple]:

@@ -7,7 +7,7 @@ its memory and its switches; what the threads share needs a lock; and Python run
 a time (the interpreter lock), so that many threads compute no faster than one.
 
 Read from the top: the model, the conversation, the arithmetic, the command line. Only the
-model and its constants differ from server1.py and server3.py.
+model and its constants differ from server1.py and server3.py, and the lock in log.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ NAME = "server2"
 DEFAULT_PORT = "10000"
 BACKLOG = 1024  # clients that the kernel may keep waiting for accept
 MAX_CLIENTS = 1000
-SWITCH = 0.00002  # seconds, for each client, that a thread may compute; Python's own: 0.005
+SWITCH = 0.00003  # seconds, for each client, that a thread may compute; Python's own: 0.005
 GROUP = 64  # clients who come in at a time, before those inside go on
 PAUSE = 0.1  # seconds from try to try when there is no room, and from look to look for a signal
 TURN = 1024  # bytes read at a time, which bounds the memory for the replies
@@ -44,8 +44,9 @@ TOO_LONG = MAX_LINE + len(b"\r") + 1  # bytes of a line that are enough to refus
 MAX_NESTING = 200  # parentheses within parentheses, as in Python
 TOO_BIG = 10**4300  # the first integer of more digits than Python prints
 MAX_BITS = 332_193  # 100,000 digits: of all powers and products of a line together
-INSIDE: set[socket.socket] = set()  # the clients; changed by who holds GATE
-GATE = threading.Lock()  # held while clients come in, or one leaves
+INSIDE: set[socket.socket] = set()  # the clients; adding and discarding need no lock
+GATE = threading.Lock()  # held while clients are let in
+LOCK = threading.Lock()  # one thread at a time writes a line
 
 
 # --- The model: every client in a thread of its own ---------------------------------------------
@@ -81,13 +82,13 @@ def serve(listener: socket.socket) -> None:
 
 def admit(sock: socket.socket, peer: tuple) -> None:
     """Give a client a thread, if there is room for it; raises RuntimeError without a thread."""
-    if len(INSIDE) == MAX_CLIENTS:
+    if len(INSIDE) == MAX_CLIENTS and sock not in INSIDE:
         refuse(sock, peer)
         return
+    INSIDE.add(sock)  # it stays there while we try again
+    sys.setswitchinterval(SWITCH * (1 + len(INSIDE)))
     sock.setblocking(True)  # elsewhere than on Linux it inherits the listener's
     _thread.start_new_thread(chat, (sock, peer))  # threading.Thread waits for its first step
-    INSIDE.add(sock)
-    sys.setswitchinterval(SWITCH * (1 + len(INSIDE)))
     log(f"{show(peer)} came")
 
 
@@ -108,10 +109,9 @@ def chat(sock: socket.socket, peer: tuple) -> None:
         except OSError as error:
             reason = f": {error.strerror}"
         finally:
-            with GATE:  # whoever let the client in has added it by now
-                log(f"{show(peer)} left{reason}")
-                INSIDE.remove(sock)  # before it sees that we close: another may come at once
-                sys.setswitchinterval(SWITCH * (1 + len(INSIDE)))
+            log(f"{show(peer)} left{reason}")
+            INSIDE.discard(sock)  # before the client sees that we close: another may come at once
+            sys.setswitchinterval(SWITCH * (1 + len(INSIDE)))
 
 
 def refuse(sock: socket.socket, peer: tuple) -> None:
@@ -223,8 +223,12 @@ def evaluate(text: str) -> float:
                     nesting += token == "("
                     if nesting > MAX_NESTING:
                         raise ValueError("too many nested parentheses")
+                elif token in OPERATORS:
+                    raise ValueError("an operand is missing")
+                elif NUMBER(token):
+                    value = int(token) if token.isdigit() else float(token)
                 else:
-                    value = read(token)
+                    raise ValueError(f"{token!a} is not a number")
                 continue
             binds_left, binds_right, function = operators[token]
             while level > binds_left:
@@ -249,15 +253,6 @@ def evaluate(text: str) -> float:
     if not abs(value) < TOO_BIG:  # or it is infinite, or not a number
         raise OverflowError
     return value
-
-
-def read(literal: str) -> float:
-    """Return the decimal number that a literal stands for; raises ValueError if it is none."""
-    if literal in OPERATORS:
-        raise ValueError("an operand is missing")
-    if not NUMBER(literal):
-        raise ValueError(f"{literal!a} is not a number")
-    return int(literal) if literal.isdigit() else float(literal)
 
 
 def bounded() -> dict[str, tuple]:
@@ -367,7 +362,7 @@ def show(address: tuple) -> str:
 @functools.lru_cache(maxsize=1)  # not for speed: a line like the last is dropped, as of waiting
 def log(text: str, stream: io.TextIOBase = sys.stderr) -> None:
     """Write a line to the stream; drop it if nobody reads: closed, full, or a broken pipe."""
-    with contextlib.suppress(OSError, TypeError):
+    with LOCK, contextlib.suppress(OSError, TypeError):
         if select.select([], [stream], [], 0)[1]:
             os.write(stream.fileno(), f"{text}\n".encode())
 

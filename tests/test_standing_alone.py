@@ -20,6 +20,7 @@ DIFFERENT = {
     "serve": ["server1", "server2", "server3 server4"],  # the models
     "chat": [*SCRIPTS],
     "admit": ["server2", "server3 server4"],
+    "log": ["server1 server3 server4", "server2"],  # threads need a lock
     "main": ["server1 server2 server3 server4", "client"],
     # constants
     "NAME": [*SERVERS],
