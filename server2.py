@@ -32,7 +32,7 @@ NAME = "server2"
 DEFAULT_PORT = "10000"
 BACKLOG = 1024  # clients that the kernel may keep waiting for accept
 MAX_CLIENTS = 1000
-SWITCH = 0.00003  # seconds, for each client, that a thread may compute; Python's own: 0.005
+SLICE = 0.001  # seconds after which a thread that computes lets others go on
 GROUP = 64  # clients who come in at a time, before those inside go on
 PAUSE = 0.1  # seconds from try to try when there is no room, and from look to look for a signal
 TURN = 1024  # bytes read at a time, which bounds the memory for the replies
@@ -44,25 +44,24 @@ TOO_LONG = MAX_LINE + len(b"\r") + 1  # bytes of a line that are enough to refus
 MAX_NESTING = 200  # parentheses within parentheses, as in Python
 TOO_BIG = 10**4300  # the first integer of more digits than Python prints
 MAX_BITS = 332_193  # 100,000 digits: of all powers and products of a line together
-INSIDE: set[socket.socket] = set()  # the clients; adding and discarding need no lock
-GATE = threading.Lock()  # held while clients are let in
-LOCK = threading.Lock()  # one thread at a time writes a line
+INSIDE: set[socket.socket] = set()  # the clients; to add or to discard one is a single step
+GATE = threading.Lock()  # held by a thread that computes, or lets clients in
+FIRST = threading.Lock()  # held by the first in the queue at the gate
+LOG_LOCK = threading.Lock()  # held by a thread that writes a line
 
 
 # --- The model: every client in a thread of its own ---------------------------------------------
 #
-# Whoever waits at the door goes first. The thread that lets them in would else have to win the
-# interpreter lock from hundreds of busy threads, again and again, while a burst of clients waits.
-# So it shuts a gate, which each thread passes before it computes a reply.
-#
-# After the switch interval, every thread that waits for the lock wakes, to ask for it. A short one
-# lets a few busy clients delay nobody; but hundreds would do little else than wake. So it grows
-# with the number of clients.
+# The interpreter lock goes to any thread that waits for it. If hundreds of them computed, the one
+# that lets clients in, and whoever has little to ask, would hardly get it. So threads compute in
+# turn, a slice of time each: one has the gate; the next to have it is first in the queue; the
+# others wait for that place, and not for the interpreter lock. The thread that lets clients in
+# takes the gate without the queue.
 
 
 def serve(listener: socket.socket) -> None:
     """Serve those who come to the listening socket, each in a thread of its own, for ever."""
-    listener.setblocking(False)
+    listener.setblocking(False)  # we take all who wait, and notice that nobody does any more
     client = None  # one who was accepted when there was no thread: to try again
     while True:
         if not client:
@@ -82,14 +81,14 @@ def serve(listener: socket.socket) -> None:
 
 def admit(sock: socket.socket, peer: tuple) -> None:
     """Give a client a thread, if there is room for it; raises RuntimeError without a thread."""
-    if len(INSIDE) == MAX_CLIENTS and sock not in INSIDE:
-        refuse(sock, peer)
-        return
-    INSIDE.add(sock)  # it stays there while we try again
-    sys.setswitchinterval(SWITCH * (1 + len(INSIDE)))
-    sock.setblocking(True)  # elsewhere than on Linux it inherits the listener's
+    if sock not in INSIDE:  # else we try again
+        if len(INSIDE) == MAX_CLIENTS:
+            refuse(sock, peer)
+            return
+        INSIDE.add(sock)
+        log(f"{show(peer)} came")
+        sock.setblocking(True)  # elsewhere than on Linux it inherits the listener's
     _thread.start_new_thread(chat, (sock, peer))  # threading.Thread waits for its first step
-    log(f"{show(peer)} came")
 
 
 def chat(sock: socket.socket, peer: tuple) -> None:
@@ -100,18 +99,25 @@ def chat(sock: socket.socket, peer: tuple) -> None:
         try:
             while data := sock.recv(TURN) or (partial and b"\n"):  # at its end, as if LF came
                 lines, partial = cut(partial, data)
-                replies = b""
-                for line in lines:
-                    with GATE:
-                        pass  # we wait here while clients are let in
-                    replies += reply(line)
-                sock.sendall(replies)
+                while lines:
+                    sock.sendall(answer(lines))
         except OSError as error:
             reason = f": {error.strerror}"
         finally:
             log(f"{show(peer)} left{reason}")
             INSIDE.discard(sock)  # before the client sees that we close: another may come at once
-            sys.setswitchinterval(SWITCH * (1 + len(INSIDE)))
+
+
+def answer(lines: list[bytes]) -> bytes:
+    """Return the replies to the first lines, as many as a slice allows; remove them from lines."""
+    replies = b""
+    FIRST.acquire()
+    with GATE:
+        FIRST.release()
+        end = time.monotonic() + SLICE
+        while lines and time.monotonic() < end:
+            replies += reply(lines.pop(0))
+    return replies
 
 
 def refuse(sock: socket.socket, peer: tuple) -> None:
@@ -362,7 +368,7 @@ def show(address: tuple) -> str:
 @functools.lru_cache(maxsize=1)  # not for speed: a line like the last is dropped, as of waiting
 def log(text: str, stream: io.TextIOBase = sys.stderr) -> None:
     """Write a line to the stream; drop it if nobody reads: closed, full, or a broken pipe."""
-    with LOCK, contextlib.suppress(OSError, TypeError):
+    with LOG_LOCK, contextlib.suppress(OSError, TypeError):
         if select.select([], [stream], [], 0)[1]:
             os.write(stream.fileno(), f"{text}\n".encode())
 

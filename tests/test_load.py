@@ -19,6 +19,7 @@ from outside import (
     push,
     question,
     receive,
+    reset,
     round_trips,
 )
 from support import CALCULATORS, CROWDED, SERVERS, WAIT, Server, read_all, until
@@ -223,6 +224,28 @@ def test_a_quick_question_beside_costly_ones(name, kind):
     figures = ", ".join(f"{1000 * one:.1f}" for one in late)
     print(f"{name}: beside 8 who send the {kind} lines: {figures} ms at the 99th percentile")
     assert min(late) < LIMIT
+
+
+@pytest.mark.parametrize("name", ["server2", "server3"])
+def test_newcomers_behind_many_who_left(name):
+    """300 leave by a reset behind work for half a minute: who comes is answered within 2 seconds.
+
+    By the best of some attempts. What nobody waits for any more is not computed.
+    """
+    late = []
+    while len(late) < ATTEMPTS and min(late, default=2) >= 2:
+        with Server(name) as server, crowd(server, 300) as others:
+            all_answered(server, others)
+            for other in others:
+                other.sendall(COSTLY * 400)
+                reset(other)
+            begun = time.monotonic()
+            with server.connect() as newcomer:
+                all_answered(server, [newcomer])
+            late.append(time.monotonic() - begun)
+    figures = ", ".join(f"{one:.2f}" for one in late)
+    print(f"{name}: behind 300 who left, a newcomer was answered after {figures} s")
+    assert min(late) < 2
 
 
 @pytest.mark.parametrize("name", ["server2", "server3"])

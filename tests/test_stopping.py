@@ -99,6 +99,7 @@ def test_server2_stops_though_it_never_had_a_thread(number):
         try:
             port = int(process.stdout.readline().rpartition(b":")[2])
             with socket.create_connection(("127.0.0.1", port), WAIT):
+                assert process.stderr.readline().endswith(b" came\n")
                 assert process.stderr.readline() == b"waiting: can't start new thread\n"
                 process.send_signal(number)
                 assert process.wait(1) == 0
