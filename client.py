@@ -78,8 +78,8 @@ def chat(sock: socket.socket) -> None:
             break
         sock.sendall(line.encode(errors="surrogateescape") + b"\n")
         reply = replies.readline(CHUNK)
-        if not reply:
-            raise ConnectionError("the server closed it")
+        if not reply.endswith(b"\n"):
+            raise ConnectionError("no whole reply came")
         print(visible(reply.rstrip(b"\r\n")))
 
 
@@ -95,28 +95,34 @@ def visible(reply: bytes) -> str:
 def relay(sock: socket.socket) -> None:
     """Copy standard input to the server, and what it sends to standard output, until it ends.
 
-    Raises OSError when the server is lost, or ends before the input does.
+    Raises OSError when the server is lost, or ends too early.
     """
-    all_sent = threading.Event()
-    threading.Thread(target=upload, args=(sock, all_sent), daemon=True).start()
+    sent = received = 0  # line ends: all four servers send as many as they get
+    all_sent = False
+
+    def upload() -> None:
+        """Copy standard input to the server, then close the sending side."""
+        nonlocal sent, all_sent
+        with contextlib.suppress(OSError):  # the other thread sees that not all was sent
+            while data := os.read(0, CHUNK):
+                sent += data.count(b"\n")
+                sock.sendall(data)
+            all_sent = True
+        with contextlib.suppress(OSError):
+            sock.shutdown(socket.SHUT_WR)
+
+    threading.Thread(target=upload, daemon=True).start()
     while data := sock.recv(CHUNK):
+        received += data.count(b"\n")
         try:
             while data:
                 data = data[os.write(1, data) :]
         except BrokenPipeError:
             sys.exit(1)  # nobody reads on, as in client.py ... | head: nobody to tell
-    if not all_sent.is_set():
+    if not all_sent:
         raise ConnectionError("it ended before the input did")
-
-
-def upload(sock: socket.socket, all_sent: threading.Event) -> None:
-    """Copy standard input to the server, then close the sending side."""
-    with contextlib.suppress(OSError):  # the other thread sees that not all was sent
-        while data := os.read(0, CHUNK):
-            sock.sendall(data)
-        all_sent.set()
-    with contextlib.suppress(OSError):
-        sock.shutdown(socket.SHUT_WR)
+    if received < sent:
+        raise ConnectionError("it ended before all lines had a reply")
 
 
 # --- Shared with the servers --------------------------------------------------------------------
@@ -128,13 +134,13 @@ def ask(name: str, default: str, kind: Callable[[str], object] = str) -> object:
     Only a terminal is shown the question. If kind raises ArgumentTypeError, ask again; raises
     SystemExit if the input ends then.
     """
-    if not sys.stdin:
-        return kind(default)
     wrong = False
     while True:
-        if sys.stdin.isatty():
-            print(f"{name} [{default}]: ", end="", file=sys.stderr, flush=True)
-        line = sys.stdin.buffer.raw.readline()  # and nothing beyond the line
+        line = b""
+        with contextlib.suppress(AttributeError, OSError):  # no input, or none to be read: it ended
+            if sys.stdin.isatty():
+                print(f"{name} [{default}]: ", end="", file=sys.stderr, flush=True)
+            line = sys.stdin.buffer.raw.readline()  # and nothing beyond the line
         if wrong and not line:
             sys.exit(2)
         try:

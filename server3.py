@@ -33,7 +33,7 @@ MAX_CLIENTS = 1000
 FD_SETSIZE = 1024  # select(2) cannot watch this descriptor, nor any above
 GROUP = 64  # clients who come in at a time, before those inside go on
 PAUSE = 0.1  # seconds from try to try when there is no room, and from look to look for a signal
-TURN = 512  # bytes read at a turn, and so many of replies end it: its time and memory are bounded
+TURN = 512  # bytes read at a turn, and bytes of replies that end it, so that it is short
 # A client that vanished is noticed in 60 + 4 * 10 seconds, or when what it is owed has stayed
 # unacknowledged for 100,000 milliseconds: tcp(7).
 KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 4, "TCP_USER_TIMEOUT": 100_000}
@@ -78,7 +78,7 @@ def serve(listener: socket.socket) -> None:
 
 
 def chat(sock: socket.socket, peer: tuple) -> Iterator[bool]:
-    """Talk with a client until it leaves, in short turns; yield before each if we owe it."""
+    """Talk with a client until it leaves, in short turns; yield before each: do we owe it bytes?"""
     log(f"{show(peer)} came")
     reason = ""
     partial = b""
@@ -143,8 +143,8 @@ def refuse(sock: socket.socket, peer: tuple) -> None:
 def cut(partial: bytes, data: bytes) -> tuple[list[bytes], bytes]:
     """Cut data, which follows a partial line, into lines without LF; return a new partial line too.
 
-    Of a partial line that is too long, TOO_LONG bytes are kept. It is returned as soon as these
-    are there, so it gets its one error at once, and the rest of it is dropped.
+    Of a partial line that is too long, TOO_LONG bytes are kept. It is returned as soon as it has
+    so many: it gets its one error at once, and the rest of it is dropped.
     """
     returned = len(partial) == TOO_LONG
     *lines, partial = (partial + data).split(b"\n")
@@ -328,13 +328,13 @@ def ask(name: str, default: str, kind: Callable[[str], object] = str) -> object:
     Only a terminal is shown the question. If kind raises ArgumentTypeError, ask again; raises
     SystemExit if the input ends then.
     """
-    if not sys.stdin:
-        return kind(default)
     wrong = False
     while True:
-        if sys.stdin.isatty():
-            print(f"{name} [{default}]: ", end="", file=sys.stderr, flush=True)
-        line = sys.stdin.buffer.raw.readline()  # and nothing beyond the line
+        line = b""
+        with contextlib.suppress(AttributeError, OSError):  # no input, or none to be read: it ended
+            if sys.stdin.isatty():
+                print(f"{name} [{default}]: ", end="", file=sys.stderr, flush=True)
+            line = sys.stdin.buffer.raw.readline()  # and nothing beyond the line
         if wrong and not line:
             sys.exit(2)
         try:
@@ -370,7 +370,7 @@ def show(address: tuple) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-@functools.lru_cache(maxsize=1)  # not for speed: a line like the last is dropped, as of waiting
+@functools.lru_cache(maxsize=1)  # not for speed: it drops a line like the last, as of waiting
 def log(text: str, stream: io.TextIOBase = sys.stderr) -> None:
     """Write a line to the stream; drop it if nobody reads: closed, full, or a broken pipe."""
     with contextlib.suppress(OSError, TypeError):

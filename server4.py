@@ -153,13 +153,13 @@ def ask(name: str, default: str, kind: Callable[[str], object] = str) -> object:
     Only a terminal is shown the question. If kind raises ArgumentTypeError, ask again; raises
     SystemExit if the input ends then.
     """
-    if not sys.stdin:
-        return kind(default)
     wrong = False
     while True:
-        if sys.stdin.isatty():
-            print(f"{name} [{default}]: ", end="", file=sys.stderr, flush=True)
-        line = sys.stdin.buffer.raw.readline()  # and nothing beyond the line
+        line = b""
+        with contextlib.suppress(AttributeError, OSError):  # no input, or none to be read: it ended
+            if sys.stdin.isatty():
+                print(f"{name} [{default}]: ", end="", file=sys.stderr, flush=True)
+            line = sys.stdin.buffer.raw.readline()  # and nothing beyond the line
         if wrong and not line:
             sys.exit(2)
         try:
@@ -195,7 +195,7 @@ def show(address: tuple) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-@functools.lru_cache(maxsize=1)  # not for speed: a line like the last is dropped, as of waiting
+@functools.lru_cache(maxsize=1)  # not for speed: it drops a line like the last, as of waiting
 def log(text: str, stream: io.TextIOBase = sys.stderr) -> None:
     """Write a line to the stream; drop it if nobody reads: closed, full, or a broken pipe."""
     with contextlib.suppress(OSError, TypeError):

@@ -16,6 +16,7 @@ from support import SERVERS, WAIT, Server, Terminal, ask, read_all, run, until
 # A server told to listen at this address names the port that it wanted, and never takes it.
 NO_ADDRESS = ("-b", "a..b")
 WITHOUT_STDIN = ("sh", "-c", 'exec "$@" <&-', "sh")
+UNREADABLE_STDIN = ("sh", "-c", 'exec "$@" 0>/dev/null', "sh")
 NO_PORTS = ("abc", "70000", "65536", "-1", "1.5", "0x10", "", " ", "٣", "9" * 5000, "\x1b[2J")
 DROP_ROOT_PORTS = ("setpriv", "--bounding-set=-net_bind_service")
 
@@ -54,10 +55,13 @@ def serves(server, sock=None):
 # --- The question -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "answer"), spread([None, b"", b"\n", b"  \t \r\n"]))
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    spread([WITHOUT_STDIN, UNREADABLE_STDIN, b"", b"\n", b"  \t \r\n"]),
+)
 def test_no_answer_is_port_10000(name, answer):
-    """Blank, the end of input, and a closed standard input all mean port 10000."""
-    options = {"prefix": WITHOUT_STDIN} if answer is None else {"input": answer}
+    """Blank, the end of input, and none that could be read all mean port 10000."""
+    options = {"input": answer} if isinstance(answer, bytes) else {"prefix": answer}
     status, out, err = run(name, *NO_ADDRESS, **options)
     assert status == 1
     assert out == b""
