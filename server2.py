@@ -103,6 +103,8 @@ def chat(sock: socket.socket, peer: tuple) -> None:
                     sock.sendall(answer(lines))
         except OSError as error:
             reason = f": {error.strerror}"
+        except MemoryError:
+            reason = ": out of memory"
         finally:
             log(f"{show(peer)} left{reason}")
             INSIDE.discard(sock)  # before the client sees that we close: another may come at once

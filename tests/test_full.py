@@ -24,7 +24,7 @@ from outside import (
     status,
     threads,
 )
-from support import CROWDED, WAIT, Server, read_all, until
+from support import CROWDED, WAIT, Server, load, read_all, until
 
 FULL = b"error: server full\n"
 HOUSE = 1000  # clients that a server takes
@@ -199,6 +199,22 @@ def test_out_of_threads():
         limit = status(server.pid, "VmSize") + 20 * stack + stack // 2
         resource.prlimit(server.pid, resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
         served_when_others_leave(server, 100, at_most=25)
+
+
+def test_out_of_memory(monkeypatch):
+    """A client of server2 for whom there is no memory is closed; others compute on."""
+    server2 = load("server2")
+
+    def no_memory(line):
+        raise MemoryError
+
+    monkeypatch.setattr(server2, "reply", no_memory)
+    ours, theirs = socket.socketpair()
+    with theirs:
+        theirs.sendall(b"1+1\n")
+        server2.chat(ours, ("127.0.0.1", 1))
+        assert theirs.recv(1) == b""
+        assert server2.GATE.acquire(blocking=False)
 
 
 def served_when_others_leave(server, count, at_most):
