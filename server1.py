@@ -7,7 +7,7 @@ is served meanwhile. They do not wait in a queue either: when the server has a c
 listening, so the kernel resets those who had queued, and refuses those who come.
 
 Read from the top: the model, the conversation, the arithmetic, the command line. Only the
-model and its constants differ from server2.py and server3.py, and a lock in server2's log.
+model, its imports and constants differ from server2.py and server3.py, and a lock in server2's log.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ NAME = "server1"
 DEFAULT_PORT = "10000"
 BACKLOG = 1024  # clients that the kernel may keep waiting for accept
 PAUSE = 0.1  # seconds from try to try when there is no room, and from look to look for a signal
-TURN = 1024  # bytes read at a time, which bounds the memory for the replies
+TURN = 1024  # bytes read at a time: the replies to so many take 0.6 MB at most
 # A client that vanished is noticed in 60 + 4 * 10 seconds, or when what it is owed has stayed
 # unacknowledged for 100,000 milliseconds: tcp(7).
 KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 4, "TCP_USER_TIMEOUT": 100_000}

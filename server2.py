@@ -7,7 +7,7 @@ its memory and its switches; what the threads share needs a lock; and Python run
 a time (the interpreter lock), so that many threads compute no faster than one.
 
 Read from the top: the model, the conversation, the arithmetic, the command line. Only the
-model and its constants differ from server1.py and server3.py, and the lock in log.
+model, its imports and constants differ from server1.py and server3.py, and the lock in log.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MAX_CLIENTS = 1000
 SLICE = 0.001  # seconds after which a thread that computes lets others go on
 GROUP = 64  # clients who come in at a time, before those inside go on
 PAUSE = 0.1  # seconds from try to try when there is no room, and from look to look for a signal
-TURN = 1024  # bytes read at a time, which bounds the memory for the replies
+TURN = 1024  # bytes read at a time: the replies to so many take 0.6 MB at most
 # A client that vanished is noticed in 60 + 4 * 10 seconds, or when what it is owed has stayed
 # unacknowledged for 100,000 milliseconds: tcp(7).
 KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 4, "TCP_USER_TIMEOUT": 100_000}

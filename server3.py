@@ -8,7 +8,7 @@ so turns have to be short; and select looks at every descriptor at every call, a
 above 1,023.
 
 Read from the top: the model, the conversation, the arithmetic, the command line. Only the
-model and its constants differ from server1.py and server2.py, and a lock in server2's log.
+model, its imports and constants differ from server1.py and server2.py, and a lock in server2's log.
 """
 
 from __future__ import annotations
