@@ -297,10 +297,6 @@ def main() -> None:
     """Read the command line, listen, say so, and serve until Ctrl-C or SIGTERM."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: os._exit(0))  # the kernel closes the connections
-    # Python runs a handler between two of its steps. After a signal that comes just before a call
-    # that waits, it would wait for the call to return: so a timer interrupts every call.
-    signal.signal(signal.SIGALRM, lambda *_: None)
-    signal.setitimer(signal.ITIMER_REAL, PAUSE, PAUSE)
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("-b", "--bind", metavar="ADDRESS", default="127.0.0.1")
     parser.add_argument("port", metavar="PORT", nargs="?", type=port_number, help="0: any free one")
@@ -316,6 +312,11 @@ def main() -> None:
         reason = getattr(error, "strerror", None) or error
         sys.exit(f"{NAME}: cannot listen on {show(address)}: {reason}")
     log(f"{NAME} listening on {show(listener.getsockname())}", sys.stdout)
+    # Python runs a handler between two of its steps. After a signal that comes just before a call
+    # that waits, it would wait for the call to return: so a timer interrupts every call. It starts
+    # no earlier: while Python exits, it has given up the handler, and the timer would kill it.
+    signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.setitimer(signal.ITIMER_REAL, PAUSE, PAUSE)
     serve(listener)
 
 

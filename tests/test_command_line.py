@@ -9,9 +9,11 @@ import re
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 
 import pytest
-from support import SERVERS, WAIT, Server, Terminal, ask, read_all, run, until
+from support import ROOT, SERVERS, WAIT, Server, Terminal, ask, read_all, run, until
 
 # A server told to listen at this address names the port that it wanted, and never takes it.
 NO_ADDRESS = ("-b", "a..b")
@@ -50,6 +52,26 @@ def serves(server, sock=None):
     """Return whether the server answers a client."""
     with sock or server.connect() as sock:
         return ask(sock, "1+1") == ("1+1" if server.name == "server4" else "2")
+
+
+SLOW_EXIT = """
+import runpy, sys, time
+class Slow:
+    def __del__(self, sleep=time.sleep):
+        sleep(0.3)
+sys.slow = Slow()
+script = sys.argv.pop(1)
+runpy.run_path(script, run_name="__main__")
+"""
+
+
+@every_server
+def test_a_slow_exit(name):
+    """A server that cannot listen ends with its own status, however long Python takes to exit."""
+    command = [sys.executable, "-c", SLOW_EXIT, str(ROOT / f"{name}.py"), *NO_ADDRESS]
+    done = subprocess.run(command, input=b"0", capture_output=True, timeout=WAIT)
+    assert done.returncode == 1
+    assert b"cannot listen" in done.stderr
 
 
 # --- The question -------------------------------------------------------------------------------
