@@ -1,24 +1,32 @@
 #!/usr/bin/env python3
 """The client of the four servers: send a line, show the reply, and again.
 
-At a terminal it asks for a line, and waits for its reply. On a pipe it joins standard input and
-output to the server: bytes go out as they come and replies come in as they come, both at once,
-so two threads are at work.
+At a terminal it reads a line, sends it, and waits for the reply. On a pipe it joins standard input
+and output to the server, byte for byte. Bytes go out as they come, and replies come in as they
+come, both at once: so there are two threads.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
+import io
 import os
+import select
+import signal
 import socket
 import sys
 import threading
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 DEFAULT_HOST = "localhost"
 DEFAULT_PORT = "10000"
-CHUNK = 65536  # bytes moved at a time
+CHUNK = 65536  # bytes to move at a time, and the most that a reply at a terminal may have
+END_KEY = "Ctrl-Z and Enter" if os.name == "nt" else "Ctrl-D"
+Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
+Result = TypeVar("Result")
 
 
 def main() -> None:
@@ -30,30 +38,33 @@ def main() -> None:
     if not (sys.stdin and sys.stdout):
         sys.exit("client: standard input or standard output is closed")
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    if not terminal:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it, whatever it waits for.
     try:
         host, port = options.host, options.port
         if host is None:
-            host = ask("Host", DEFAULT_HOST)
+            host = ask("Host", DEFAULT_HOST, str)
             port = ask("Port", DEFAULT_PORT, port_number)
         with connect(host, port) as sock:
             chat(sock) if terminal else relay(sock)
     except KeyboardInterrupt:
-        sys.exit(0 if terminal else 130)  # 128 + SIGINT: not all was done
+        sys.exit(0)
     except OSError as error:
         lost = "connection lost: " if isinstance(error, ConnectionError) else ""
-        sys.exit(f"client: {lost}{error.strerror or error}")
+        sys.exit(f"client: {lost}{reason(error)}")
 
 
 def connect(host: str, port: int) -> socket.socket:
-    """Return a socket connected to the server; raises SystemExit with one line if there is none."""
+    """Return a socket that is connected to the server. Raises SystemExit with one line if not."""
     try:
         sock = socket.create_connection((host, port))
     except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        if isinstance(error, ConnectionRefusedError):
-            reason = f"{reason} (no server there, or server1 while it has a client)"
-        sys.exit(f"client: cannot connect to {show((host, port))}: {reason}")
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        hint = " (no server there, or server1 while it has a client)"
+        refused = isinstance(error, ConnectionRefusedError)
+        why = reason(error) + hint * refused
+        sys.exit(f"client: cannot connect to {show((host, port))}: {why}")
+    with contextlib.suppress(OSError):  # macOS refuses it when the server has closed already.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return sock
 
 
@@ -61,31 +72,41 @@ def connect(host: str, port: int) -> socket.socket:
 
 
 def chat(sock: socket.socket) -> None:
-    """Send each line that is typed, and show its reply; raises OSError when the server is lost."""
+    """Send each line that is typed, and show its reply. Raises OSError when the server is lost."""
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  (gives input() line editing and history)
-    sys.stdin.reconfigure(errors="surrogateescape")  # what is typed goes out as it is,
-    sys.stdout.reconfigure(errors="backslashreplace")  # and what can't be shown is escaped
-    print(f"Connected to {show(sock.getpeername())}. Leave with Ctrl-D, Ctrl-C or bye.")
-    replies = sock.makefile("rb")
+    for stream in (sys.stdin, sys.stdout):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # for what a terminal cannot show
+    print(f"Connected to {show(sock.getpeername())}. Leave with {END_KEY}, Ctrl-C or bye.")
     while True:
         try:
             line = input("> ")
         except EOFError:
             print()
-            break
+            return
         if line.strip() == "bye":
-            break
-        sock.sendall(line.encode(errors="surrogateescape") + b"\n")
-        reply = replies.readline(CHUNK)
-        if not reply.endswith(b"\n"):
-            raise ConnectionError("no whole reply came")
-        print(visible(reply.rstrip(b"\r\n")))
+            return
+        sock.sendall(line.encode() + b"\n")
+        print(visible(read_line(sock)))
+
+
+def read_line(sock: socket.socket) -> bytes:
+    """Return the next line from the server. Raises ConnectionError if there is no whole line."""
+    line = b""
+    while not line.endswith(b"\n"):
+        while not select.select([sock], [], [], 0.2)[0]:
+            pass  # On Windows recv does not notice Ctrl-C, so we do not wait in it.
+        data = sock.recv(CHUNK)
+        line += data
+        if not data or len(line) > CHUNK:
+            raise ConnectionError("the server sent no whole reply")
+    return line
 
 
 def visible(reply: bytes) -> str:
-    """Return a reply as text, with all that a terminal might obey escaped."""
-    text = reply.decode(errors="backslashreplace")
+    """Return a reply as text, without its end, and with all that a terminal might obey escaped."""
+    text = reply.rstrip(b"\r\n").decode(errors="backslashreplace")
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
@@ -95,52 +116,67 @@ def visible(reply: bytes) -> str:
 def relay(sock: socket.socket) -> None:
     """Copy standard input to the server, and what it sends to standard output, until it ends.
 
-    Raises OSError when the server is lost, or ends too early.
+    Raises OSError when the server is lost, or when it ends before it has replied to every line.
     """
-    sent = received = 0  # line ends: all four servers send as many as they get
-    all_sent = False
+    sent, received = Lines(), Lines()  # All four servers send as many as they get.
+    all_sent = threading.Event()
 
     def upload() -> None:
         """Copy standard input to the server, then close the sending side."""
-        nonlocal sent, all_sent
-        with contextlib.suppress(OSError):  # the other thread sees that not all was sent
+        with contextlib.suppress(OSError):  # The other thread notices that not all was sent.
             while data := os.read(0, CHUNK):
-                sent += data.count(b"\n")
+                sent.add(data)
                 sock.sendall(data)
-            all_sent = True
+            all_sent.set()
         with contextlib.suppress(OSError):
             sock.shutdown(socket.SHUT_WR)
 
     threading.Thread(target=upload, daemon=True).start()
     while data := sock.recv(CHUNK):
-        received += data.count(b"\n")
-        try:
-            while data:
+        received.add(data)
+        while data:
+            try:
                 data = data[os.write(1, data) :]
-        except BrokenPipeError:
-            sys.exit(1)  # nobody reads on, as in client.py ... | head: nobody to tell
-    if not all_sent:
-        raise ConnectionError("it ended before the input did")
-    if received < sent:
-        raise ConnectionError("it ended before all lines had a reply")
+            except OSError as error:
+                if error.errno in (errno.EPIPE, errno.EINVAL):  # EINVAL is the same on Windows.
+                    sys.exit(1)  # Nobody reads any more, as in client.py ... | head: no error.
+                raise
+    if not all_sent.is_set():
+        raise ConnectionError("the server ended before the input did")
+    if received.count < sent.count:
+        raise ConnectionError("the server ended before it had replied to every line")
+
+
+class Lines:
+    """A count of lines; the last one counts although it has no end."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.begun = False  # whether the last line has no end yet
+
+    def add(self, data: bytes) -> None:
+        """Count the lines that begin in data, the next bytes."""
+        self.count += data.count(b"\n") + (not data.endswith(b"\n")) - self.begun
+        self.begun = not data.endswith(b"\n")
 
 
 # --- Shared with the servers --------------------------------------------------------------------
 
 
-def ask(name: str, default: str, kind: Callable[[str], object] = str) -> object:
-    """Return what kind makes of a line of standard input; blank, or its end, means the default.
+def ask(name: str, default: str, kind: Callable[[str], Result]) -> Result:
+    """Return what kind makes of a line of standard input. Blank, or its end, means the default.
 
-    Only a terminal is shown the question. If kind raises ArgumentTypeError, ask again; raises
-    SystemExit if the input ends then.
+    Only a terminal is shown the question. It is asked again while kind raises ArgumentTypeError.
+    Raises SystemExit when the input ends after that.
     """
     wrong = False
     while True:
         line = b""
-        with contextlib.suppress(AttributeError, OSError):  # no input, or none to be read: it ended
-            if sys.stdin.isatty():
+        with contextlib.suppress(OSError):  # A standard input that is closed has ended.
+            if os.isatty(0):
                 print(f"{name} [{default}]: ", end="", file=sys.stderr, flush=True)
-            line = sys.stdin.buffer.raw.readline()  # and nothing beyond the line
+            with open(0, "rb", buffering=0, closefd=False) as stdin:  # It reads the line, no more.
+                line = stdin.readline()
         if wrong and not line:
             sys.exit(2)
         try:
@@ -151,16 +187,21 @@ def ask(name: str, default: str, kind: Callable[[str], object] = str) -> object:
 
 
 def port_number(text: str) -> int:
-    """Return the port that text names; raises ArgumentTypeError if it names none."""
+    """Return the port that text names. Raises ArgumentTypeError if it names none."""
     if not (text.isascii() and text.isdigit() and len(text) <= 5 and int(text) <= 65535):
         raise argparse.ArgumentTypeError(f"{text!a} is not a port: a number from 0 to 65535 is")
     return int(text)
 
 
-def show(address: tuple) -> str:
+def show(address: Address) -> str:
     """Return a socket address as people write it: 127.0.0.1:10000, [::1]:10000."""
     host, port = address[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def reason(error: BaseException) -> str:
+    """Return what an error says, without its number: Address already in use."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 if __name__ == "__main__":

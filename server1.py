@@ -1,21 +1,21 @@
 #!/usr/bin/env python3
 """A calculator for one client at a time: blocking sockets.
 
-The model: wait for a client, talk with it until it leaves, wait for the next. Each call waits
-until it is done, so the program reads like the conversation it holds. The price: nobody else
-is served meanwhile. They do not wait in a queue either: when the server has a client it stops
-listening, so the kernel resets those who had queued, and refuses those who come.
+The model: wait for a client, answer its lines until it disconnects, wait for the next one. Every
+call waits until it can do its work, so the program reads like the conversation that it holds.
 
-Read from the top: the model, the conversation, the arithmetic, the command line. Only the
-model, its imports and constants differ from server2.py and server3.py, and a lock in server2's log.
+What it costs: nobody else is served in the meantime, and nobody waits in a queue. While the server
+has a client it does not listen, so the kernel refuses all others at once.
+
+The file reads from top to bottom: the model, the conversation, the arithmetic, the command line.
+Servers 1 to 3 differ in the model alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import functools
-import io
+import errno
 import operator
 import os
 import re
@@ -25,283 +25,260 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from typing import Any, TextIO, TypeVar
 
 NAME = "server1"
 DEFAULT_PORT = "10000"
-BACKLOG = 1024  # clients that the kernel may keep waiting for accept
-PAUSE = 0.1  # seconds from try to try when there is no room, and from look to look for a signal
-TURN = 1024  # bytes read at a time: the replies to so many take 0.6 MB at most
-# A client that vanished is noticed in 60 + 4 * 10 seconds, or when what it is owed has stayed
-# unacknowledged for 100,000 milliseconds: tcp(7).
+BACKLOG = 1024  # connections that the kernel keeps for us until we accept them
+CHUNK = 1024  # bytes to read at a time: the replies to so many take 130 KB at most
+PAUSE = 0.1  # seconds between two attempts while there is no room
+MAX_LINE = 1024  # bytes, without the end of the line
+TOO_BIG = 10**1000  # the first integer of more than 1,000 digits
+# A client that vanishes is noticed after 60 + 4 * 10 seconds, or when what we sent to it has not
+# been acknowledged for 100,000 milliseconds: tcp(7). TCP_KEEPALIVE is TCP_KEEPIDLE on macOS.
 KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 4, "TCP_USER_TIMEOUT": 100_000}
-MAX_LINE = 1024  # bytes, without the line's end
-TOO_LONG = MAX_LINE + len(b"\r") + 1  # bytes of a line that are enough to refuse it
-MAX_NESTING = 200  # parentheses within parentheses, as in Python
-TOO_BIG = 10**4300  # the first integer of more digits than Python prints
-MAX_BITS = 332_193  # 100,000 digits: of all powers and products of a line together
-LINUX = sys.platform == "linux"
+KEEPALIVE["TCP_KEEPALIVE"] = KEEPALIVE["TCP_KEEPIDLE"]
+Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
+Result = TypeVar("Result")
 
 
 # --- The model: one client, then the next -------------------------------------------------------
 
 
 def serve(listener: socket.socket) -> None:
-    """Serve those who come to the listening socket, one at a time, for ever."""
-    family, address = listener.family, listener.getsockname()
-    if LINUX:
-        # While we serve, our listener is closed, and another program could take the port. So the
-        # holder stays bound to it, and never listens. Without SO_REUSEADDR it shuts out all but
-        # sockets of the same user with SO_REUSEPORT: the listeners that we bind anew.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        holder = insist(lambda: bind_again(family, address))
-        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+    """Serve one client after another. Raises SystemExit when another program takes the port."""
+    address = insist(listener.getsockname)
     while True:
         sock, peer = insist(listener.accept)
-        listener.close()
-        with sock:
+        with contextlib.suppress(OSError):
+            listener.close()  # Now the kernel refuses other clients, and resets those in its queue.
+        with contextlib.suppress(OSError), sock:
             chat(sock, peer)
-            # Listen before the client sees that we close: it may come again at once.
-            listener = insist(lambda: bind_again(family, address))
-            listener.listen(BACKLOG)
+            # Listen before this client sees the close, because it may connect again at once.
+            listener = insist(listen_again, listener.family, address)
 
 
-def bind_again(family: int, address: tuple) -> socket.socket:
-    """Return a socket bound to an address that other sockets of ours have; raises OSError."""
-    sock = prepare(family)
-    if LINUX:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    sock.bind(address)
-    return sock
-
-
-def chat(sock: socket.socket, peer: tuple) -> None:
-    """Talk with a client until it leaves."""
-    log(f"{show(peer)} came")
-    reason = ""
-    partial = b""
+def listen_again(family: int, address: Address) -> socket.socket:
+    """Return a new listening socket. Raises OSError, or SystemExit when the port is taken."""
     try:
-        while data := sock.recv(TURN) or (partial and b"\n"):  # at its end, as if LF came
-            lines, partial = cut(partial, data)
-            sock.sendall(b"".join(map(reply, lines)))
+        return listen(family, address)
     except OSError as error:
-        reason = f": {error.strerror}"
-    log(f"{show(peer)} left{reason}")
+        if error.errno == errno.EADDRINUSE:
+            sys.exit(f"{NAME}: cannot listen on {show(address)}: {reason(error)}")
+        raise
 
 
-def insist(attempt: Callable[[], object]) -> object:
-    """Return what attempt() returns; while it fails, as for want of a descriptor, wait."""
+def chat(sock: socket.socket, peer: Address) -> None:
+    """Answer a client's lines until it disconnects."""
+    log(f"{show(peer)} connected")
+    conversation = Conversation()
+    try:
+        while data := sock.recv(CHUNK):
+            sock.sendall(conversation.feed(data))
+        sock.sendall(conversation.end())
+        log(f"{show(peer)} disconnected")
+    except (OSError, MemoryError) as error:
+        log(f"{show(peer)} disconnected: {reason(error)}")
+
+
+def insist(call: Callable[..., Result], *arguments: object) -> Result:
+    """Return call(*arguments). While the system has no room for that, wait and try again."""
+    waiting = False
     while True:
         try:
-            return attempt()
-        except ConnectionAbortedError:  # it left before we could accept it
+            return call(*arguments)
+        except ConnectionError:  # The client disconnected before we could accept it.
             continue
-        except OSError as error:
-            log(f"waiting: {error}")
+        except (OSError, RuntimeError, MemoryError) as error:  # RuntimeError: no thread
+            if not waiting:
+                log(f"waiting: {reason(error)}")
+            waiting = True
             time.sleep(PAUSE)
 
 
 # --- The conversation: one line in, one line out ------------------------------------------------
 #
-# It turns bytes into lines and lines into replies, and knows no socket. So servers 1, 2 and 3 hold
-# the very same one, and a test can talk with it without a network.
+# It knows no socket: bytes come in, and bytes go out. So servers 1, 2 and 3 hold the very same
+# one, and a test can talk with it without a network.
 
 
-def cut(partial: bytes, data: bytes) -> tuple[list[bytes], bytes]:
-    """Cut data, which follows a partial line, into lines without LF; return a new partial line too.
+class Conversation:
+    """What one client says, cut into lines, and the replies to them."""
 
-    Of a partial line that is too long, TOO_LONG bytes are kept. It is returned as soon as it has
-    so many: it gets its one error at once, and the rest of it is dropped.
-    """
-    returned = len(partial) == TOO_LONG
-    *lines, partial = (partial + data).split(b"\n")
-    partial = partial[:TOO_LONG]
-    if len(partial) == TOO_LONG:
-        lines.append(partial)
-    return lines[1:] if returned else lines, partial
+    def __init__(self) -> None:
+        self.partial = b""  # the beginning of a line whose end is still to come
+        self.skipping = False  # whether we skip the rest of a line that is too long
+
+    def feed(self, data: bytes) -> bytes:
+        """Return the replies to all lines that end in data, the next bytes from the client."""
+        if self.skipping:
+            _, end, data = data.partition(b"\n")
+            self.skipping = not end
+        *lines, self.partial = (self.partial + data).split(b"\n")
+        if len(self.partial.removesuffix(b"\r")) > MAX_LINE:
+            lines.append(self.partial)  # Its error does not wait for its end.
+            self.partial = b""
+            self.skipping = True
+        return b"".join(map(reply, lines))
+
+    def end(self) -> bytes:
+        """Return the reply to a last line that has no end, if there is one."""
+        line, self.partial = self.partial, b""
+        return reply(line) if line else b""
 
 
 def reply(line: bytes) -> bytes:
-    """Return the reply to a line, itself a line: the value, or an error and the reason."""
+    """Return the reply to a line, which is a line too: the value, or an error and its reason."""
     line = line.removesuffix(b"\r")
     if len(line) > MAX_LINE:
         return b"error: line longer than %d bytes\n" % MAX_LINE
     try:
-        return b"%a\n" % evaluate(line.decode(errors="replace"))  # %a: its repr
+        return b"%a\n" % evaluate(line.decode(errors="replace"))
     except ZeroDivisionError:
         return b"error: division by zero\n"
     except OverflowError:
         return b"error: number too large\n"
+    except RecursionError:
+        return b"error: too many nested parentheses\n"
     except ValueError as error:
-        return b"error: %s\n" % str(error).encode()
+        return f"error: {error}\n".encode()
 
 
-# --- The arithmetic: Dijkstra's shunting yard ---------------------------------------------------
+# --- The arithmetic: precedence climbing --------------------------------------------------------
 #
-# From left to right: an operator waits, with its left operand, until one comes that binds no
-# tighter; then its right operand is complete, and it is applied. In 2-3*4, - waits with 2, and *,
-# which binds tighter, with 3; at the end * is applied to 3 and 4, then - to 2 and 12. The last that
-# waits is in three variables, level, apply and left; the others are on a stack. An open parenthesis
-# waits for its partner at level 0, and no operator gets past it. The whole line stands in a pair:
-# OPENED to start with, and a ) behind it. A sign waits as -1 *, or 1 *.
-#
-# OPERATORS has for each how tightly it binds to its left, how tightly to its right (its level
-# while it waits), and its function. ** binds tighter to its left: 2**3**2 is 2**(3**2). While at
-# work, ** is ↑ and // is ÷, one character each.
+# Each operator has a precedence, a level and a function. Its right operand extends over all the
+# operators whose precedence is above its level: in 2-3*4 the right operand of - is 3*4, in 2-3-4
+# it is 3. The level of ** is one lower than its precedence, so 2**3**2 is 2**(3**2). The operand
+# of a sign extends over ** alone: -2**2 is -(2**2).
 
-OPENED = (0, None, None)
-PREFIXES = {"(": OPENED, "-": (3, operator.mul, -1), "+": (3, operator.mul, 1)}
-OPERATORS = {
+
+def power(base: float, exponent: float) -> float:
+    """Return base**exponent. Raises OverflowError before it computes an integer that is too big."""
+    if isinstance(base, int) and isinstance(exponent, int) and exponent > 0:
+        if (base.bit_length() - 1) * exponent > TOO_BIG.bit_length():
+            raise OverflowError
+        if -1 <= base <= 1:  # Then all that counts is whether the exponent is odd.
+            exponent = 2 - exponent % 2
+    value: complex = base**exponent
+    if isinstance(value, complex):
+        raise ValueError("the result is not a real number")
+    return value
+
+
+OPERATORS: dict[str, tuple[int, int, Callable[[Any, Any], Any]]] = {
     "+": (1, 1, operator.add),
     "-": (1, 1, operator.sub),
     "*": (2, 2, operator.mul),
     "/": (2, 2, operator.truediv),
-    "÷": (2, 2, operator.floordiv),
+    "//": (2, 2, operator.floordiv),
     "%": (2, 2, operator.mod),
-    "↑": (5, 4, operator.pow),
-    ")": (0, 0, None),
+    "**": (4, 3, power),
 }
-SPACED = [(symbol, f" {symbol} ") for symbol in "+-*/÷%↑()"]
-TOKENS = re.compile(r"(?:[eE][-+]|[^-+*/÷%↑() ])+|[-+*/÷%↑()]").findall
-NUMBER = re.compile(r"0+|[1-9]\d*|(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?").fullmatch
+SIGNS = {"+", "-"}
+SIGN_LEVEL = 3
+DIGITS = "0123456789."  # what a number begins with
+END = "the end of the line"  # follows the last token
+SYMBOLS = "|".join(map(re.escape, sorted(OPERATORS, key=len, reverse=True)))  # ** before *
+NUMBER = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
+TOKENS = re.compile(rf"{NUMBER}|{SYMBOLS}|\w+|[^ \t]")  # the last two: a word, any character
 
 
 def evaluate(text: str) -> float:
-    """Return the value of an expression, an int or a finite float: the one that Python gives.
+    """Return the value of an expression, an int or a finite float, as Python has it.
 
-    Raises ValueError with the reason, ZeroDivisionError, or OverflowError: the value, or one on the
-    way to it, is out of our bounds or Python's.
+    Raises ValueError with the reason, ZeroDivisionError, OverflowError or RecursionError.
     """
-    text = text.replace("\t", " ")
-    if not (text.isascii() and text.isprintable()):
-        raise ValueError("only printable ASCII characters are understood")
-    text = text.replace("**", "↑").replace("//", "÷")
-    operators = bounded() if "↑" in text else OPERATORS  # else no integer outgrows the line
-    if "e" in text or "E" in text:  # an exponent may have a sign
-        tokens = TOKENS(text)
-    else:  # the same, faster
-        for symbol, spaced in SPACED:
-            text = text.replace(symbol, spaced)
-        tokens = text.split()
-    tokens.append(")")
-    waiting = [OPENED]  # for the last ) to take away, and no other
-    level, apply, left = OPENED
-    value = None  # an operand is to come
-    nesting = 0
-    try:
-        for token in tokens:
-            if value is None:
-                if token.isdigit() and token >= "1":  # no leading zero: most are so plain
-                    value = int(token)
-                elif "." in token and token.replace(".", "", 1).isdigit():  # or so
-                    value = float(token)
-                elif token in PREFIXES:
-                    waiting.append((level, apply, left))
-                    level, apply, left = PREFIXES[token]
-                    nesting += token == "("
-                    if nesting > MAX_NESTING:
-                        raise ValueError("too many nested parentheses")
-                elif token in OPERATORS:
-                    raise ValueError("an operand is missing")
-                elif NUMBER(token):
-                    value = int(token) if token.isdigit() else float(token)
-                else:
-                    raise ValueError(f"{token!a} is not a number")
-                continue
-            binds_left, binds_right, function = operators[token]
-            while level > binds_left:
-                value = apply(left, value)
-                level, apply, left = waiting.pop()
-            if level < binds_left:
-                waiting.append((level, apply, left))
-                level, apply, left = binds_right, function, value
-                value = None
-            elif function:  # one that binds alike takes its place
-                apply, left = function, apply(left, value)
-                value = None
-            else:  # the parenthesis meets its partner
-                level, apply, left = waiting.pop()
-                nesting -= 1
-    except KeyError:
-        raise ValueError("an operator is missing") from None
-    except IndexError:  # one ) too many
-        raise ValueError("a parenthesis is missing") from None
-    if waiting:  # one ( too many
-        raise ValueError("a parenthesis is missing")
-    if not abs(value) < TOO_BIG:  # or it is infinite, or not a number
+    tokens = [*TOKENS.findall(text), END]
+    tokens.reverse()  # so that pop() takes the next one
+    value = expression(tokens, 0)
+    if tokens[-1] != END:
+        raise missing("operator", tokens[-1])
+    if not -TOO_BIG < value < TOO_BIG:  # too big, infinite, or not a number
         raise OverflowError
     return value
 
 
-def bounded() -> dict[str, tuple]:
-    """Return OPERATORS with * and ** bounded, each and together, so that no line is costly."""
-    bits = 0  # of all their results
-
-    def check(value: complex) -> float:
-        """Return value; raises OverflowError if it is out of bounds, ValueError if complex."""
-        nonlocal bits
-        if type(value) is complex:
-            raise ValueError("the result is not a real number")
-        if type(value) is int:
-            bits += value.bit_length()
-            if abs(value) >= TOO_BIG or bits > MAX_BITS:
+def expression(tokens: list[str], level: int) -> float:
+    """Take an operand and all operators above the level from the tokens; return their value."""
+    token = tokens.pop()
+    if token[0] in DIGITS:
+        if token.isdigit():
+            value: float = int(token)
+            if value and token[0] == "0":
+                raise ValueError(f"{token} begins with a zero")
+            if value >= TOO_BIG:
                 raise OverflowError
-        return value
+        else:
+            value = float(token)
+    elif token == "(":
+        value = expression(tokens, 0)
+        if (token := tokens.pop()) != ")":
+            raise missing("operator", token)
+    elif token in SIGNS:
+        negative = token == "-"
+        while tokens[-1] in SIGNS:
+            negative ^= tokens.pop() == "-"
+        value = expression(tokens, SIGN_LEVEL)
+        value = -value if negative else value
+    else:
+        raise missing("operand", token)
+    while tokens[-1] in OPERATORS:
+        precedence, right_level, function = OPERATORS[tokens[-1]]
+        if precedence <= level:
+            break
+        tokens.pop()
+        value = function(value, expression(tokens, right_level))
+        if type(value) is int and not -TOO_BIG < value < TOO_BIG:
+            raise OverflowError
+    return value
 
-    def power(base: float, exponent: float) -> float:
-        """Return base ** exponent; raises what that and check raise."""
-        if type(base) is type(exponent) is int and exponent > 0:
-            if (base.bit_length() - 1) * exponent > TOO_BIG.bit_length():
-                raise OverflowError  # before it is computed
-            if -1 <= base <= 1:  # then nothing counts but whether the exponent is odd
-                exponent = 2 - exponent % 2
-        return check(base**exponent)
 
-    return {**OPERATORS, "*": (2, 2, lambda left, right: check(left * right)), "↑": (5, 4, power)}
+def missing(wanted: str, token: str) -> ValueError:
+    """Return the error for a token that stands where an operand or an operator is wanted."""
+    if wanted == "operator" and token in (")", END):
+        return ValueError("a parenthesis is missing")
+    if token in OPERATORS or token in ("(", ")", END) or token[0] in DIGITS:
+        return ValueError(f"an {wanted} is missing before {token}")
+    return ValueError(f"{token!r} is not understood")
 
 
 # --- The command line, and the log --------------------------------------------------------------
 
 
 def main() -> None:
-    """Read the command line, listen, say so, and serve until Ctrl-C or SIGTERM."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: os._exit(0))  # the kernel closes the connections
+    """Read the command line, listen, say so, and serve until a signal ends the program."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it, whatever it waits for.
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("-b", "--bind", metavar="ADDRESS", default="127.0.0.1")
     parser.add_argument("port", metavar="PORT", nargs="?", type=port_number, help="0: any free one")
     options = parser.parse_args()
     port = ask("Port", DEFAULT_PORT, port_number) if options.port is None else options.port
-    address = options.bind, port
+    address: Address = (options.bind, port)
     try:
-        family, _, _, _, address = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0]
-        listener = prepare(family)
-        listener.bind(address)
-        listener.listen(BACKLOG)
+        found = socket.getaddrinfo(options.bind, port, type=socket.SOCK_STREAM)
+        family, _, _, _, address = found[0]
+        listener = listen(family, address)
+        address = listener.getsockname()
     except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        sys.exit(f"{NAME}: cannot listen on {show(address)}: {reason}")
-    log(f"{NAME} listening on {show(listener.getsockname())}", sys.stdout)
-    # Python runs a handler between two of its steps. After a signal that comes just before a call
-    # that waits, it would wait for the call to return: so a timer interrupts every call. It starts
-    # no earlier: while Python exits, it has given up the handler, and the timer would kill it.
-    signal.signal(signal.SIGALRM, lambda *_: None)
-    signal.setitimer(signal.ITIMER_REAL, PAUSE, PAUSE)
+        sys.exit(f"{NAME}: cannot listen on {show(address)}: {reason(error)}")
+    log(f"{NAME} listening on {show(address)}", sys.stdout)
     serve(listener)
 
 
-def ask(name: str, default: str, kind: Callable[[str], object] = str) -> object:
-    """Return what kind makes of a line of standard input; blank, or its end, means the default.
+def ask(name: str, default: str, kind: Callable[[str], Result]) -> Result:
+    """Return what kind makes of a line of standard input. Blank, or its end, means the default.
 
-    Only a terminal is shown the question. If kind raises ArgumentTypeError, ask again; raises
-    SystemExit if the input ends then.
+    Only a terminal is shown the question. It is asked again while kind raises ArgumentTypeError.
+    Raises SystemExit when the input ends after that.
     """
     wrong = False
     while True:
         line = b""
-        with contextlib.suppress(AttributeError, OSError):  # no input, or none to be read: it ended
-            if sys.stdin.isatty():
+        with contextlib.suppress(OSError):  # A standard input that is closed has ended.
+            if os.isatty(0):
                 print(f"{name} [{default}]: ", end="", file=sys.stderr, flush=True)
-            line = sys.stdin.buffer.raw.readline()  # and nothing beyond the line
+            with open(0, "rb", buffering=0, closefd=False) as stdin:  # It reads the line, no more.
+                line = stdin.readline()
         if wrong and not line:
             sys.exit(2)
         try:
@@ -312,37 +289,49 @@ def ask(name: str, default: str, kind: Callable[[str], object] = str) -> object:
 
 
 def port_number(text: str) -> int:
-    """Return the port that text names; raises ArgumentTypeError if it names none."""
+    """Return the port that text names. Raises ArgumentTypeError if it names none."""
     if not (text.isascii() and text.isdigit() and len(text) <= 5 and int(text) <= 65535):
         raise argparse.ArgumentTypeError(f"{text!a} is not a port: a number from 0 to 65535 is")
     return int(text)
 
 
-def prepare(family: int) -> socket.socket:
-    """Return a stream socket that is ready to be bound, and to listen."""
+def listen(family: int, address: Address) -> socket.socket:
+    """Return a socket that listens at the address. Raises OSError."""
     listener = socket.socket(family)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    # What follows is for the connections: they inherit it.
+    if os.name == "posix":  # On Windows, two servers could then share a port.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # The connections inherit what follows (UNIX Network Programming, section 7.4).
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in KEEPALIVE.items():
-        if hasattr(socket, option):
+        with contextlib.suppress(AttributeError, OSError):  # No system has all of them.
             listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+    listener.bind(address)
+    listener.listen(BACKLOG)
     return listener
 
 
-def show(address: tuple) -> str:
+def show(address: Address) -> str:
     """Return a socket address as people write it: 127.0.0.1:10000, [::1]:10000."""
     host, port = address[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-@functools.lru_cache(maxsize=1)  # not for speed: it drops a line like the last, as of waiting
-def log(text: str, stream: io.TextIOBase = sys.stderr) -> None:
-    """Write a line to the stream; drop it if nobody reads: closed, full, or a broken pipe."""
-    with contextlib.suppress(OSError, TypeError):
-        if select.select([], [stream], [], 0)[1]:
-            os.write(stream.fileno(), f"{text}\n".encode())
+def reason(error: BaseException) -> str:
+    """Return what an error says, without its number: Address already in use."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def log(text: str, stream: TextIO = sys.stderr) -> None:
+    """Write a line to the stream. Drop it if that would fail, or wait for somebody to read."""
+    with contextlib.suppress(OSError, AttributeError):
+        descriptor = stream.fileno()
+        try:
+            writable = select.select([], [descriptor], [], 0)[1]
+        except OSError:  # Windows can ask that of sockets only.
+            writable = [descriptor]
+        if writable:
+            os.write(descriptor, f"{text}\n".encode())
 
 
 if __name__ == "__main__":

@@ -1,166 +1,209 @@
 #!/usr/bin/env python3
-"""An echo server for many clients at once: one process, one thread, select.
+"""An echo server (RFC 862) for many clients at once: one thread, and select.
 
-The model is that of server3.py, line for line: ask the kernel which sockets can be read or
-written without waiting, give each of them one short turn, ask again. Only the conversation is
-another: it has no lines, and gives back every byte as it came.
+The model is that of server3.py, line for line: ask the kernel which sockets can be read from or
+written to without waiting, take one short turn with each of them, and ask again. Only the
+conversation differs: it knows no lines, and gives every byte back.
 
-Read from the top: the model, the conversation, the command line.
+The file reads from top to bottom: the model, the conversation, the command line.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import functools
-import io
 import os
 import select
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable
+from typing import Any, TextIO, TypeVar
 
 NAME = "server4"
 DEFAULT_PORT = "10000"
-BACKLOG = 1024  # clients that the kernel may keep waiting for accept
+BACKLOG = 1024  # connections that the kernel keeps for us until we accept them
 MAX_CLIENTS = 1000
-FD_SETSIZE = 1024  # select(2) cannot watch this descriptor, nor any above
-GROUP = 64  # clients who come in at a time, before those inside go on
-PAUSE = 0.1  # seconds from try to try when there is no room, and from look to look for a signal
-TURN = 65536  # bytes read at a turn, so also the most that we owe a client
-# A client that vanished is noticed in 60 + 4 * 10 seconds, or when what it is owed has stayed
-# unacknowledged for 100,000 milliseconds: tcp(7).
+GROUP = 64  # clients to accept in a row, before the others get their turn
+CHUNK = 65536  # bytes to read at a time, so also the most that we owe a client
+PAUSE = 0.1  # seconds between two attempts while there is no room
+# A client that vanishes is noticed after 60 + 4 * 10 seconds, or when what we sent to it has not
+# been acknowledged for 100,000 milliseconds: tcp(7). TCP_KEEPALIVE is TCP_KEEPIDLE on macOS.
 KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 4, "TCP_USER_TIMEOUT": 100_000}
-Chats = dict[int, Iterator[bool]]  # by descriptor: select takes integers faster than sockets
+KEEPALIVE["TCP_KEEPALIVE"] = KEEPALIVE["TCP_KEEPIDLE"]
+Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
+Result = TypeVar("Result")
 
 
 # --- The model: a loop, and every client in one of two states -----------------------------------
 #
-# Either we wait to read from a client, or we owe it bytes and wait to send them. While we owe, we
-# do not read. So a client that does not take what it is owed holds up nobody but itself, and costs
-# little memory; its end, unless that is a reset, is seen only when it has everything.
-#
-# A chat is a generator: where that of server1.py waits, this one yields, and the loop takes the
-# next step of it when there is something to do.
+# Either we wait to read from a client, or we owe it bytes and wait until it takes them. We do not
+# read from a client that we owe, so one that does not read its replies costs little memory.
 
 
 def serve(listener: socket.socket) -> None:
-    """Serve those who come to the listening socket, for ever."""
+    """Serve all clients that connect, for ever."""
     listener.setblocking(False)
     door = listener.fileno()
-    reading: Chats = {}
-    writing: Chats = {}
-    pause = None
+    clients: dict[int, Client] = {}  # by descriptor: select takes numbers faster than sockets
+    reading = {door}  # the descriptors that we wait to read from
+    writing: set[int] = set()  # those of the clients that we owe bytes
+    waiting = False  # for room to accept a client
     while True:
-        # The door comes last: who leaves in this round makes room for who comes.
-        watched = [*reading] if pause else [*reading, door]
-        readable, writable, _ = select.select(watched, writing, [], pause)
-        pause = None
-        for descriptor in writable + readable:
-            if descriptor == door:
-                pause = admit(listener, reading, writing)
-                continue
-            client = reading.pop(descriptor, None) or writing.pop(descriptor)
-            owed = next(client, None)  # do we owe it bytes? None: it has left
-            if owed is not None:
-                (writing if owed else reading)[descriptor] = client
-
-
-def chat(sock: socket.socket, peer: tuple) -> Iterator[bool]:
-    """Give a client back what it sends until it leaves; yield at each wait whether we owe it."""
-    log(f"{show(peer)} came")
-    reason = ""
-    owed = b""
-    with sock:
-        sock.setblocking(False)
         try:
-            while True:
-                yield bool(owed)
-                try:
-                    owed = owed or sock.recv(TURN)
-                    if not owed:  # its end
-                        break
-                    owed = owed[sock.send(owed) :]
-                except BlockingIOError:  # nothing had come, or nothing was taken, after all
-                    pass
-        except OSError as error:
-            reason = f": {error.strerror}"
-    log(f"{show(peer)} left{reason}")
+            readable, writable, _ = select.select(reading, writing, [], PAUSE if waiting else None)
+        except OSError as error:  # no memory; or nothing to watch, which is an error on Windows
+            log(f"waiting: {reason(error)}")
+            time.sleep(PAUSE)
+            readable, writable = [], []
+        for descriptor in readable + writable:
+            if descriptor == door:
+                continue
+            client = clients[descriptor]
+            if not client.turn():
+                del clients[descriptor]
+                reading.discard(descriptor)
+                writing.discard(descriptor)
+            elif client.owed:
+                reading.discard(descriptor)
+                writing.add(descriptor)
+            elif descriptor in writing:
+                writing.remove(descriptor)
+                reading.add(descriptor)
+        # The listening socket comes last, because whoever has just disconnected makes room.
+        if waiting or door in readable:
+            waiting = admit(listener, clients, reading, waiting)
+            if waiting:
+                reading.discard(door)
+            else:
+                reading.add(door)
 
 
-def admit(listener: socket.socket, reading: Chats, writing: Chats) -> float | None:
-    """Let in some who wait; return the seconds to pause if there was no descriptor for one."""
+class Client:
+    """A client: its socket, its address, its conversation, and the bytes that we owe it."""
+
+    def __init__(self, sock: socket.socket, peer: Address) -> None:
+        self.sock = sock
+        self.peer = peer
+        self.conversation = Conversation()
+        self.owed = b""
+        log(f"{show(peer)} connected")
+
+    def turn(self) -> bool:
+        """Read and answer, unless we owe it bytes, and send; return whether it is still there."""
+        try:
+            if not self.owed:
+                data = self.sock.recv(CHUNK)
+                self.owed = self.conversation.feed(data) if data else self.conversation.end()
+                if not data and not self.owed:
+                    self.close("disconnected")
+                    return False
+            self.owed = self.owed[self.sock.send(self.owed) :]
+        except BlockingIOError:  # It could not be read, or written to, after all.
+            pass
+        except (OSError, MemoryError) as error:
+            self.close(f"disconnected: {reason(error)}")
+            return False
+        return True
+
+    def close(self, text: str) -> None:
+        """Close the connection, and log the text."""
+        with contextlib.suppress(OSError):
+            self.sock.close()
+        log(f"{show(self.peer)} {text}")
+
+
+def admit(
+    listener: socket.socket, clients: dict[int, Client], reading: set[int], waiting: bool
+) -> bool:
+    """Accept those who wait; return whether the system had no room for one (it was so before?)."""
     for _ in range(GROUP):
+        full = len(clients) == MAX_CLIENTS
         try:
             sock, peer = listener.accept()
-        except BlockingIOError:
-            break
-        except ConnectionAbortedError:
+            sock.setblocking(False)
+            select.select([listener.fileno(), *clients, sock.fileno()], [], [], 0)
+        except BlockingIOError:  # Nobody waits any more.
+            return False
+        except ConnectionError:  # It disconnected before we could accept it.
             continue
-        except OSError as error:
-            log(f"waiting: {error}")
-            return PAUSE
-        if len(reading) + len(writing) == MAX_CLIENTS or sock.fileno() >= FD_SETSIZE:
+        except ValueError:  # Select takes 512 on Windows, and no descriptor above 1,023 elsewhere.
+            full = True
+        except (OSError, MemoryError) as error:
+            if not waiting:
+                log(f"waiting: {reason(error)}")
+            return True
+        if full:
             refuse(sock, peer)
         else:
-            reading[sock.fileno()] = client = chat(sock, peer)
-            next(client)  # to its first wait
-    return None
+            clients[sock.fileno()] = Client(sock, peer)
+            reading.add(sock.fileno())
+    return False
 
 
-def refuse(sock: socket.socket, peer: tuple) -> None:
-    """Tell a client that the server is full, and close its socket."""
-    with sock, contextlib.suppress(OSError):
+def refuse(sock: socket.socket, peer: Address) -> None:
+    """Tell a client that the server is full, and close its connection."""
+    with contextlib.suppress(OSError), sock:
+        sock.setblocking(False)
         sock.send(b"error: server full\n")
         sock.shutdown(socket.SHUT_WR)
-        sock.recv(65536, socket.MSG_DONTWAIT)  # bytes left unread would turn the close into a reset
+        sock.recv(65536)  # Bytes that stay unread would turn the close into a reset.
     log(f"{show(peer)} refused: server full")
+
+
+# --- The conversation: every byte comes back ----------------------------------------------------
+
+
+class Conversation:
+    """What one client says, which is also what it is told."""
+
+    def feed(self, data: bytes) -> bytes:
+        """Return what to send back for data, the next bytes from the client: the same."""
+        return data
+
+    def end(self) -> bytes:
+        """Return what is still to be said when the client has sent everything: nothing."""
+        return b""
 
 
 # --- The command line, and the log --------------------------------------------------------------
 
 
 def main() -> None:
-    """Read the command line, listen, say so, and serve until Ctrl-C or SIGTERM."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: os._exit(0))  # the kernel closes the connections
+    """Read the command line, listen, say so, and serve until a signal ends the program."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it, whatever it waits for.
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("-b", "--bind", metavar="ADDRESS", default="127.0.0.1")
     parser.add_argument("port", metavar="PORT", nargs="?", type=port_number, help="0: any free one")
     options = parser.parse_args()
     port = ask("Port", DEFAULT_PORT, port_number) if options.port is None else options.port
-    address = options.bind, port
+    address: Address = (options.bind, port)
     try:
-        family, _, _, _, address = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0]
-        listener = prepare(family)
-        listener.bind(address)
-        listener.listen(BACKLOG)
+        found = socket.getaddrinfo(options.bind, port, type=socket.SOCK_STREAM)
+        family, _, _, _, address = found[0]
+        listener = listen(family, address)
+        address = listener.getsockname()
     except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        sys.exit(f"{NAME}: cannot listen on {show(address)}: {reason}")
-    log(f"{NAME} listening on {show(listener.getsockname())}", sys.stdout)
-    # Python runs a handler between two of its steps. After a signal that comes just before a call
-    # that waits, it would wait for the call to return: so a timer interrupts every call. It starts
-    # no earlier: while Python exits, it has given up the handler, and the timer would kill it.
-    signal.signal(signal.SIGALRM, lambda *_: None)
-    signal.setitimer(signal.ITIMER_REAL, PAUSE, PAUSE)
+        sys.exit(f"{NAME}: cannot listen on {show(address)}: {reason(error)}")
+    log(f"{NAME} listening on {show(address)}", sys.stdout)
     serve(listener)
 
 
-def ask(name: str, default: str, kind: Callable[[str], object] = str) -> object:
-    """Return what kind makes of a line of standard input; blank, or its end, means the default.
+def ask(name: str, default: str, kind: Callable[[str], Result]) -> Result:
+    """Return what kind makes of a line of standard input. Blank, or its end, means the default.
 
-    Only a terminal is shown the question. If kind raises ArgumentTypeError, ask again; raises
-    SystemExit if the input ends then.
+    Only a terminal is shown the question. It is asked again while kind raises ArgumentTypeError.
+    Raises SystemExit when the input ends after that.
     """
     wrong = False
     while True:
         line = b""
-        with contextlib.suppress(AttributeError, OSError):  # no input, or none to be read: it ended
-            if sys.stdin.isatty():
+        with contextlib.suppress(OSError):  # A standard input that is closed has ended.
+            if os.isatty(0):
                 print(f"{name} [{default}]: ", end="", file=sys.stderr, flush=True)
-            line = sys.stdin.buffer.raw.readline()  # and nothing beyond the line
+            with open(0, "rb", buffering=0, closefd=False) as stdin:  # It reads the line, no more.
+                line = stdin.readline()
         if wrong and not line:
             sys.exit(2)
         try:
@@ -171,37 +214,49 @@ def ask(name: str, default: str, kind: Callable[[str], object] = str) -> object:
 
 
 def port_number(text: str) -> int:
-    """Return the port that text names; raises ArgumentTypeError if it names none."""
+    """Return the port that text names. Raises ArgumentTypeError if it names none."""
     if not (text.isascii() and text.isdigit() and len(text) <= 5 and int(text) <= 65535):
         raise argparse.ArgumentTypeError(f"{text!a} is not a port: a number from 0 to 65535 is")
     return int(text)
 
 
-def prepare(family: int) -> socket.socket:
-    """Return a stream socket that is ready to be bound, and to listen."""
+def listen(family: int, address: Address) -> socket.socket:
+    """Return a socket that listens at the address. Raises OSError."""
     listener = socket.socket(family)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    # What follows is for the connections: they inherit it.
+    if os.name == "posix":  # On Windows, two servers could then share a port.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # The connections inherit what follows (UNIX Network Programming, section 7.4).
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in KEEPALIVE.items():
-        if hasattr(socket, option):
+        with contextlib.suppress(AttributeError, OSError):  # No system has all of them.
             listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+    listener.bind(address)
+    listener.listen(BACKLOG)
     return listener
 
 
-def show(address: tuple) -> str:
+def show(address: Address) -> str:
     """Return a socket address as people write it: 127.0.0.1:10000, [::1]:10000."""
     host, port = address[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-@functools.lru_cache(maxsize=1)  # not for speed: it drops a line like the last, as of waiting
-def log(text: str, stream: io.TextIOBase = sys.stderr) -> None:
-    """Write a line to the stream; drop it if nobody reads: closed, full, or a broken pipe."""
-    with contextlib.suppress(OSError, TypeError):
-        if select.select([], [stream], [], 0)[1]:
-            os.write(stream.fileno(), f"{text}\n".encode())
+def reason(error: BaseException) -> str:
+    """Return what an error says, without its number: Address already in use."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def log(text: str, stream: TextIO = sys.stderr) -> None:
+    """Write a line to the stream. Drop it if that would fail, or wait for somebody to read."""
+    with contextlib.suppress(OSError, AttributeError):
+        descriptor = stream.fileno()
+        try:
+            writable = select.select([], [descriptor], [], 0)[1]
+        except OSError:  # Windows can ask that of sockets only.
+            writable = [descriptor]
+        if writable:
+            os.write(descriptor, f"{text}\n".encode())
 
 
 if __name__ == "__main__":

@@ -240,7 +240,7 @@ COLOURS = [  # what a line begins with, the class of that, and of the rest
     (r"[$>] ", "prompt", "typed"),
     (r"(Host|Port) \[\w+\]: ", "said", "typed"),
     (r"(client|error): ", "error", "error"),
-    (r"server\d listening|Connected to|[\d.]+:\d+ (came|left)", "said", "said"),
+    (r"server\d listening|Connected to|[\d.]+:\d+ (connected|disconnected)", "said", "said"),
 ]
 TITLES = ("server", "client 1", "client 2")
 PLACES = (  # of the panes' first characters

@@ -8,6 +8,7 @@ import select
 import selectors
 import signal
 import socket
+import threading
 import time
 
 import pytest
@@ -55,7 +56,7 @@ def test_a_full_house_is_served_and_one_more_is_told(name):
             assert [read_all(late) for late in late_clients] == [FULL] * 20
         all_answered(server, clients)
         assert server.log().count("refused: server full") == 22
-        assert server.log().count(" came") == HOUSE
+        assert server.log().count(" connected") == HOUSE
         for leave in (socket.socket.close, reset):
             leave(clients.pop())
             clients.append(until(lambda: admitted(server), "room for one"))
@@ -73,7 +74,7 @@ def test_a_full_house_that_all_leave_at_once_fills_again(name):
             all_answered(server, clients)
             for client in clients:
                 reset(client)
-        until(lambda: server.log().count(" left") == HOUSE, "all have left")
+        until(lambda: server.log().count(" disconnected") == HOUSE, "all have left")
         until(lambda: threads(server.pid) <= 2, "their threads have ended")
         with crowd(server, HOUSE) as clients:
             all_answered(server, clients)
@@ -212,9 +213,10 @@ def test_out_of_memory(monkeypatch):
     ours, theirs = socket.socketpair()
     with theirs:
         theirs.sendall(b"1+1\n")
-        server2.chat(ours, ("127.0.0.1", 1))
+        places = threading.Semaphore(0)
+        server2.attend(ours, ("127.0.0.1", 1), places)
         assert theirs.recv(1) == b""
-        assert server2.GATE.acquire(blocking=False)
+        assert places.acquire(blocking=False)
 
 
 def served_when_others_leave(server, count, at_most):

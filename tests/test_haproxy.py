@@ -19,7 +19,7 @@ HAPROXY = shutil.which("haproxy", path=f"{os.environ['PATH']}:/usr/sbin")
 def clients(server):
     """Return how many clients a server has by its log."""
     log = server.log()
-    return log.count(" came\n") - log.count(" left")
+    return log.count(" connected\n") - log.count(" disconnected")
 
 
 def answers(sock):

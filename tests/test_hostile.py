@@ -16,9 +16,9 @@ from outside import LINUX, processor_time
 from support import CALCULATORS, Server, load, read_line
 
 HERE = pathlib.Path(__file__).parent
-LIMIT = 0.01  # seconds of processor time for a line
-MAX_LINE = 1024
+LIMIT = 0.002  # seconds of processor time for a line
 SERVER3 = load("server3")
+MAX_LINE = SERVER3.MAX_LINE
 TIMES = 10  # a line is sent so often: /proc counts in hundredths of a second
 ATTEMPTS = 5  # at a figure that a busy machine may spoil; the best counts
 
@@ -49,7 +49,8 @@ def test_each_hostile_line_gets_one_error(name, tmp_path):
             for line in lines:
                 client.sendall(line + b"\n")
                 reply = read_line(client)
-                assert re.fullmatch("error: [ -~]{3,1200}", reply), (line, reply)
+                assert re.fullmatch("error: .{3,1200}", reply), (line, reply)
+                assert reply.isprintable()
             client.sendall(b"1 + 1\n")
             assert read_line(client) == "2"
             address = "{}:{}".format(*client.getsockname())
@@ -58,7 +59,7 @@ def test_each_hostile_line_gets_one_error(name, tmp_path):
             assert [read_line(client)[:7] for _ in lines] == ["error: "] * len(lines)
             assert read_line(client) == "2"
             log = server.log().splitlines()
-        assert {f"{address} came", f"{address} left"} <= set(log)
+        assert {f"{address} connected", f"{address} disconnected"} <= set(log)
         assert len(log) == 3
         assert os.listdir(tmp_path) == []
 
@@ -71,7 +72,7 @@ def test_any_bytes_get_a_reply_a_line(pieces):
     for line in whole.split(b"\n"):
         answer = SERVER3.reply(line)
         assert answer.endswith(b"\n")
-        assert answer[:-1].decode("ascii").isprintable()
+        assert answer[:-1].decode().isprintable()
 
 
 # --- The costliest line -------------------------------------------------------------------------
@@ -80,7 +81,7 @@ def test_any_bytes_get_a_reply_a_line(pieces):
 @pytest.mark.skipif(not LINUX, reason="reads /proc")
 @pytest.mark.parametrize("name", CALCULATORS)
 def test_the_costliest_lines_known(name):
-    """None costs the server more than 10 ms of processor time; the best of some attempts counts."""
+    """None costs the server more than 2 ms of processor time; the best of some attempts counts."""
     worst = {}
     with Server(name) as server, server.connect() as client:
         for line in costly_lines():
@@ -106,7 +107,7 @@ def read_reply(client):
 
 
 DIGIT = st.integers(2, 9).map(str)
-POWER = st.builds("{}**{}".format, DIGIT, st.integers(900, 7000))
+POWER = st.builds("{}**{}".format, DIGIT, st.integers(200, 1500))
 SMALL = st.one_of(
     DIGIT, st.sampled_from(["0", "1", "-1", "1e308", "5e-324", "9" * 50, "-" * 9 + "1"])
 )
@@ -123,7 +124,7 @@ TERM = st.recursive(
 @settings(deadline=None, max_examples=300, suppress_health_check=list(HealthCheck))
 @given(TERM, OPERATOR)
 def test_a_search_for_a_costlier_line(term, operator):
-    """A term again and again, up to 1,024 bytes: no such line costs more than 10 ms."""
+    """A term again and again, up to 1,024 bytes: no such line costs more than 2 ms."""
     times = (MAX_LINE + len(operator)) // (len(term) + len(operator))
     line = operator.join([term] * times)[:MAX_LINE].encode()
     costs = []

@@ -27,7 +27,7 @@ from support import CALCULATORS, CROWDED, SERVERS, WAIT, Server, read_all, until
 MIB = 2**20
 FLOOD = 256 * MIB
 COSTLIEST = pathlib.Path(__file__).with_name("costly.txt")
-COSTLY = b"9**4500\n"  # the shortest line of the longest reply
+COSTLY = b"9**1047\n"  # the shortest line of the longest reply
 LIMIT = 0.1  # seconds, at the 99th percentile
 SAMPLES = 300
 ATTEMPTS = 5  # at a figure that a busy machine may spoil; the best counts
@@ -102,8 +102,8 @@ def deaf(server):
 @pytest.mark.parametrize("name", SERVERS)
 def test_a_client_that_reads_late_gets_all(name):
     """All replies are there, in order, for one who closed its side long ago and reads slowly."""
-    lines = b"".join(b"9**4000 + %d\n" % number for number in range(400))
-    answer = b"".join(b"%d\n" % (9**4000 + number) for number in range(400))
+    lines = b"".join(b"9**1000 + %d\n" % number for number in range(400))
+    answer = b"".join(b"%d\n" % (9**1000 + number) for number in range(400))
     if name == "server4":
         lines = answer = lines * 2000
     with Server(name) as server, deaf(server) as client:
@@ -211,7 +211,7 @@ def test_a_quick_question_beside_costly_ones(name, kind):
     line = {
         "longest": COSTLIEST.read_bytes().partition(b"\n")[0] + b"\n",
         "shortest": COSTLY,
-        "curtest": b"7**5056%7**2658%2\n",
+        "curtest": b"7**1180%7**620%2\n",
     }[kind]
     late = []
     while len(late) < ATTEMPTS and min(late, default=LIMIT) >= LIMIT:
@@ -236,7 +236,7 @@ def test_newcomers_beside_hundreds_who_compute():
         with Server("server2") as server, crowd(server, 300) as others:
             all_answered(server, others)
             for other in others:
-                other.sendall(b"7**5056%7**2658%2+7**5056%7**2658%2\n" * 500)
+                other.sendall(b"7**1180%7**620%2+7**1180%7**620%2\n" * 500)
             waits = []
             for _ in range(6):
                 begun = time.monotonic()
@@ -284,7 +284,7 @@ def test_newcomers_beside_costly_ones(name):
     while len(late) < ATTEMPTS and min(late, default=1) >= 1:
         with Server(name) as server, crowd(server, 60) as others:
             all_answered(server, others)
-            with Busy(others, b"9**4000//7**3000%9**999\n" * 16) as load:
+            with Busy(others, b"9**1000//7**700%9**999\n" * 16) as load:
                 until(lambda load=load: min(load.served.values()), "the others are at work")
                 begun = time.monotonic()
                 for _ in range(5):
@@ -309,7 +309,7 @@ def test_two_small_replies_without_a_pause(name):
     with Server(name) as server, server.connect() as client:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         asked, answer = question(server, 2)
-        slow = b"+".join([b"7**5056%7**2658*0"] * 10) + b"+2\n"
+        slow = b"+".join([b"7**1180%7**620*0"] * 10) + b"+2\n"
         samples = []
         for _ in range(100):
             begun = time.perf_counter()

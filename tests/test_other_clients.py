@@ -8,7 +8,13 @@ import pytest
 from support import CALCULATORS, WAIT, Server
 
 LINES = b"12*(3+4)-7/2\n2**10\n\n1/0\n1+1"  # the last one has no end
-ANSWERS = [b"80.5", b"1024", b"error: an operand is missing", b"error: division by zero", b"2"]
+ANSWERS = [
+    b"80.5",
+    b"1024",
+    b"error: an operand is missing before the end of the line",
+    b"error: division by zero",
+    b"2",
+]
 
 CLIENTS = {
     "nc": ["nc", "-N", "{host}", "{port}"],

@@ -24,7 +24,7 @@ BLOCK = re.compile(
 )
 PROMPT = re.compile(r"\$ |> |(?:Host|Port) \[\w+\]: ?")
 SERVER = re.compile(r"\$ python3 server\d\.py")
-LOG_AND_INTERRUPT = re.compile(r"(127\.0\.0\.1:\d+ (came|left)\n)*\^C\n?\$ ")
+LOG_AND_INTERRUPT = re.compile(r"(127\.0\.0\.1:\d+ (connected|disconnected)\n)*\^C\n?\$ ")
 
 
 class Terminal:

@@ -28,7 +28,7 @@ from support import CALCULATORS, CROWDED, SERVERS, Server, read_all, until
 MIB = 2**20
 STORM = 10_000
 LOG_LINE = re.compile(
-    r"127\.0\.0\.1:\d+ (came|left(: [A-Z][a-z ]+)?|refused: server full)|waiting: .+"
+    r"127\.0\.0\.1:\d+ (connected|disconnected(: [A-Z][a-z ]+)?|refused: server full)|waiting: .+"
 )
 AWKWARD = [  # what a client says before it leaves in the middle of it
     b"",
@@ -88,7 +88,7 @@ def settled(server):
 def at_rest(server):
     """Return how many descriptors and threads the server has; None while it has a client."""
     log = server.log()
-    if log.count(" came") != log.count(" left"):
+    if log.count(" connected") != log.count(" disconnected"):
         return None
     return descriptors(server.pid), threads(server.pid)
 
@@ -189,7 +189,7 @@ def test_clients_that_close_their_side_at_once(name):
             client.shutdown(socket.SHUT_WR)
         for client in clients:
             assert read_all(client) == (answer[:-1] if name == "server4" else answer)
-        until(lambda: server.log().count(" left\n") == 300, "all have left")
+        until(lambda: server.log().count(" disconnected\n") == 300, "all have left")
 
 
 @pytest.mark.parametrize("name", CALCULATORS)
@@ -209,7 +209,7 @@ def test_a_storm_of_bytes(name):
         for _ in range(data.count(b"\n")):
             line = replies.readline()
             assert line.endswith(b"\n")
-            assert line[:-1].decode("ascii").isprintable()
+            assert line[:-1].decode().isprintable()
         sender.join()
         all_answered(server, [client])
         assert server.log().count("\n") == 1
@@ -227,35 +227,3 @@ def test_a_storm_at_the_door_of_server1():
             samples += round_trips(server, client, 1)
         print(f"server1: {1000 * percentile(samples, 99):.1f} ms at the 99th percentile")
         assert percentile(samples, 99) < 0.1
-
-
-@linux
-def test_a_storm_of_servers_at_the_port_of_server1():
-    """While server1 goes from client to client, another program tries to listen: it never can."""
-    stop = threading.Event()
-    got = []
-
-    def steal(address):
-        while not stop.is_set():
-            with socket.socket() as thief, contextlib.suppress(OSError):
-                thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                thief.bind(address)
-                got.append(thief.getsockname())
-                thief.listen()
-
-    with Server("server1") as server:
-        thieves = [
-            threading.Thread(target=steal, args=((server.host, server.port),)) for _ in range(2)
-        ]
-        for thief in thieves:
-            thief.start()
-        try:
-            for _ in range(250):
-                client = until(lambda: got or admitted(server), "the next is served")
-                assert not got
-                client.close()
-        finally:
-            stop.set()
-            for thief in thieves:
-                thief.join()
-        assert "waiting" not in server.log()
