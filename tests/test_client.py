@@ -26,6 +26,9 @@ from support import (
 )
 
 CLIENT = ROOT / "client.py"
+CHUNK = load("client").CHUNK
+HOST_QUESTION = f"Host [{load('client').DEFAULT_HOST}]: "
+PORT_QUESTION = f"Port [{load('client').DEFAULT_PORT}]: "
 HERE = "127.0.0.1"
 MIB = 1 << 20
 RESET = b"\1\0\0\0\0\0\0\0"  # as SO_LINGER: close with a reset
@@ -104,7 +107,7 @@ def test_pipe_is_byte_for_byte(data):
 
 
 def test_pipe_as_it_comes():
-    """Each line is sent when it comes, and its reply is written when it comes."""
+    """The client sends each line as soon as it reads it, and writes each reply at once."""
     with Server("server3") as server, start(HERE, server.port) as client:
         for number in range(20):
             client.stdin.write(b"%d+1\n" % number)
@@ -112,6 +115,21 @@ def test_pipe_as_it_comes():
         client.stdin.write(b"6*7")
         client.stdin.close()
         assert client.stdout.read() == b"42\n"
+        assert client.wait(WAIT) == 0
+        assert client.stderr.read() == b""
+
+
+def test_line_in_pieces():
+    """A line that is read in pieces is one line, and needs one reply."""
+    with bad_server() as listener, start(HERE, port_of(listener)) as client:
+        with accept(listener) as sock:
+            for piece in (b"1+", b"1", b"\n2", b"+2"):
+                client.stdin.write(piece)
+                assert sock.recv(100) == piece
+            client.stdin.close()
+            assert sock.recv(100) == b""
+            sock.sendall(b"2\n4\n")
+        assert client.stdout.read() == b"2\n4\n"
         assert client.wait(WAIT) == 0
         assert client.stderr.read() == b""
 
@@ -266,14 +284,27 @@ def test_server_closes(said, reset):
         assert is_one_line(client.stderr.read().decode(), "connection lost")
 
 
-@pytest.mark.parametrize("replies", [b"", b"2\n", b"2\n4"])
-def test_server_ends_before_all_replies(replies):
-    """All was sent, but a server ends early: what it said, one line, status 1."""
+@pytest.mark.parametrize(
+    ("lines", "replies"),
+    [
+        (b"1+1\n2+2\n", b""),
+        (b"1+1\n2+2\n", b"2\n"),
+        (b"1+1\n2+2\n", b"2\n4"),
+        (b"1+1\n2+2", b"2\n"),
+        (b"1+1\n2+2", b"2"),
+        (b"1+1", b""),
+    ],
+)
+def test_server_ends_before_all_replies(lines, replies):
+    """The client sends everything, but a server ends early: what it sent, one line, status 1.
+
+    A last line that has no end needs a reply too, and half a reply is none.
+    """
     with bad_server() as listener, start(HERE, port_of(listener)) as client:
         with accept(listener) as sock:
-            client.stdin.write(b"1+1\n2+2\n")
+            client.stdin.write(lines)
             client.stdin.close()
-            assert read_all(sock) == b"1+1\n2+2\n"
+            assert read_all(sock) == lines
             sock.sendall(replies)
         assert client.wait(WAIT) == 1
         assert client.stdout.read() == replies
@@ -282,7 +313,7 @@ def test_server_ends_before_all_replies(replies):
 
 @pytest.mark.parametrize("lines", ["yes 1+1", "printf '1+1\\n1+1\\n1+1\\n'"])
 def test_head(lines):
-    """Whoever reads may leave: no traceback, no word, and the client ends."""
+    """When its reader closes the pipe, the client ends without a message or a traceback."""
     with Server("server3") as server:
         command = shlex.join([sys.executable, str(CLIENT), HERE, str(server.port)])
         done = subprocess.run(
@@ -293,14 +324,28 @@ def test_head(lines):
 
 
 def test_interrupted_on_a_pipe():
-    """Ctrl-C ends a client on a pipe whose server never answers, without a traceback."""
+    """Ctrl-C ends a client on a pipe as a signal does, without a traceback.
+
+    Its server never answers.
+    """
     with bad_server() as listener, start(HERE, port_of(listener)) as client:
         client.stdin.write(b"1+1\n")
         with accept(listener) as sock:
             assert sock.recv(100) == b"1+1\n"
             client.send_signal(signal.SIGINT)
-            client.wait(WAIT)
+            assert client.wait(WAIT) == -signal.SIGINT
             assert client.stderr.read() == b""
+            assert client.stdout.read() == b""
+
+
+def test_interrupted_at_a_question_on_a_pipe():
+    """Ctrl-C ends a client that waits for its port on a pipe in the same way."""
+    with start() as client:
+        client.stdin.write(f"{HERE}\n".encode())
+        until(lambda: not waiting_bytes(client.stdin), "the client has read the host")
+        client.send_signal(signal.SIGINT)
+        assert client.wait(WAIT) == -signal.SIGINT
+        assert client.stderr.read() == b""
 
 
 def test_gigabyte_on_a_pipe():
@@ -348,9 +393,9 @@ def test_closed_streams(closed):
 def test_terminal(name):
     """The questions, where it is connected, and then prompts and replies, each on its line."""
     with Server(name) as server, Terminal("client") as terminal:
-        terminal.shows("Host [localhost]: ")
+        terminal.shows(HOST_QUESTION)
         terminal.type(f"{HERE}\r")
-        terminal.shows("Port [10000]: ")
+        terminal.shows(PORT_QUESTION)
         terminal.type(f"{server.port}\r")
         banner = terminal.shows("\r\n> ").lstrip("\r\n")
         first, *_ = [line for line in banner.splitlines() if str(server.port) in line][1:]
@@ -371,6 +416,18 @@ def test_terminal(name):
         assert "Traceback" not in terminal.screen
 
 
+def test_questions():
+    """The defaults are shown in brackets: localhost, and port 10000."""
+    with Terminal("client") as terminal:
+        terminal.shows("Host [localhost]: ")
+        terminal.type("a..b\r")
+        terminal.shows("Port [10000]: ")
+        terminal.type("\r")
+        status, rest = terminal.ends()
+        assert status == 1
+        assert "client: cannot connect to a..b:10000: " in rest
+
+
 @pytest.mark.parametrize("leave", ["\x04", "\x03", "bye\r", " bye \r"])
 @pytest.mark.parametrize("after", [0, 1])
 def test_leaving(leave, after):
@@ -388,17 +445,17 @@ def test_leaving(leave, after):
         assert status == 0
         assert "Traceback" not in rest
         assert rest.count("bye") <= 1  # typed, but not echoed by the server
-        until(lambda: server.log().endswith(" left\n"), "the client has left")
+        until(lambda: server.log().endswith(" disconnected\n"), "a disconnect")
 
 
 @pytest.mark.parametrize("host", [None, "localhost"])
 def test_ctrl_c_at_a_question(host):
     """Ctrl-C leaves while host and port are asked for, too."""
     with Terminal("client") as terminal:
-        terminal.shows("Host [localhost]: ")
+        terminal.shows(HOST_QUESTION)
         if host:
             terminal.type(f"{host}\r")
-            terminal.shows("Port [10000]: ")
+            terminal.shows(PORT_QUESTION)
         status, rest = terminal.interrupt()
         assert status == 0
         assert "Traceback" not in rest
@@ -428,7 +485,7 @@ def test_history_and_editing():
 
 @pytest.mark.parametrize("replies", [b"", b"half a line"])
 def test_server_dies_at_a_terminal(replies):
-    """A server that leaves: one line, status 1; half a reply is not shown as if it were whole."""
+    """A lost server: one line, status 1; half a reply is not shown as if it were whole."""
     with bad_server() as listener, Terminal("client", HERE, port_of(listener)) as terminal:
         with accept(listener) as sock:
             terminal.shows("> ")
@@ -479,8 +536,9 @@ def test_reply_without_end_at_a_terminal():
     with bad_server() as listener, Terminal("client", HERE, port_of(listener)) as terminal:
         terminal.shows("> ")
         with accept(listener) as sock:
-            sock.sendall(b"x" * 70_000)
             terminal.type("1+1\r")
+            with contextlib.suppress(ConnectionError):  # It ends before it has read everything.
+                sock.sendall(b"x" * (CHUNK + 5000))
             status, rest = terminal.ends()
             assert status == 1
             assert is_one_line(rest.partition("\r\n")[2], "lost")

@@ -1,6 +1,7 @@
 """Stopping under load, logs that nobody reads, and clients that vanish."""
 
 import contextlib
+import math
 import os
 import re
 import shutil
@@ -25,6 +26,8 @@ from outside import (
 )
 from support import CROWDED, ROOT, SERVERS, WAIT, Server, load, read_all, until
 
+# A line whose reply has as many digits as a reply can have.
+LONG = b"10**%d\n" % (round(math.log10(load("server3").TOO_BIG)) - 1)
 ATTEMPTS = 5  # at a figure that a busy machine may spoil; the best counts
 
 linux = pytest.mark.skipif(not LINUX, reason="reads /proc")
@@ -33,31 +36,30 @@ linux = pytest.mark.skipif(not LINUX, reason="reads /proc")
 # --- Stopping -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("name", "number"),
-    [*((name, signal.SIGTERM) for name in SERVERS), *((name, signal.SIGINT) for name in CROWDED)],
-)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("name", SERVERS)
 def test_it_stops_within_a_second(name, number):
-    """With 900 clients (server1: one), busy, owed bytes or silent: status 0, and the port is free.
+    """With 900 clients (server1: one), busy, owed bytes or silent, a signal ends the server.
 
-    The time is the best of some attempts.
+    It ends as a signal ends a program, and the port is free. The time is the best of some attempts.
     """
     took = []
-    count = 900 if name in CROWDED else 1
+    count = min(900, load(name).MAX_CLIENTS * 9 // 10) if name in CROWDED else 1
     while len(took) < ATTEMPTS and min(took, default=1) >= 1:
         with Server(name) as server, contextlib.ExitStack() as stack:
             clients = stack.enter_context(crowd(server, count))
             all_answered(server, clients)
-            owed, senders = clients[:30], clients[100:200]
+            owed = clients[: max(1, count // 30)]
+            senders = clients[len(owed) :][: count // 9]
             for client in owed:
                 client.setblocking(False)
-                push(client, b"9**400\n" * 100_000)
+                push(client, LONG * 100_000)
             asked, answer = question(server, 2)
-            load = stack.enter_context(Busy(senders, asked * 20, answer * 20))
-            until(lambda load=load: all(load.served.values()), "the senders are at work")
+            busy = stack.enter_context(Busy(senders, asked * 20, answer * 20))
+            until(lambda busy=busy: all(busy.served.values()), "the senders are at work")
             status, seconds = server.stop(number)
             took.append(seconds)
-            assert status == 0
+            assert status == -number
             assert "Traceback" not in server.log()
             with Server(name, str(server.port)) as next_server, next_server.connect() as client:
                 all_answered(next_server, [client])
@@ -66,45 +68,84 @@ def test_it_stops_within_a_second(name, number):
     assert min(took) < 1
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("name", ["server1", "server2"])
-def test_it_stops_while_it_waits_for_one_who_does_not_read(name):
-    """A signal is obeyed while the server cannot send."""
+def test_it_stops_while_it_waits_for_a_client_that_does_not_read(name, number):
+    """A signal ends the server while it cannot send."""
     with Server(name) as server, server.connect() as client:
         all_answered(server, [client])
         client.setblocking(False)
         quiet = 0
         while quiet < 20:
-            quiet = 0 if push(client, b"9**999\n" * 10_000) else quiet + 1
+            quiet = 0 if push(client, LONG * 10_000) else quiet + 1
             time.sleep(0.005)  # from look to look
-        status, seconds = server.stop()
-        assert status == 0
+        status, seconds = server.stop(number)
+        assert status == -number
         assert seconds < 1
 
 
 WITHOUT_THREADS = """
-import _thread, runpy, sys
-def start_new_thread(*_):
+import runpy, sys, threading
+def start(thread):
+    print("attempt", flush=True)
     raise RuntimeError("can't start new thread")
-_thread.start_new_thread = start_new_thread
+threading.Thread.start = start
+script = sys.argv.pop(1)
+runpy.run_path(script, run_name="__main__")
+"""
+
+# The function of threading that asks the system for a thread has a new name since Python 3.13.
+WITH_THREADS_LATER = """
+import runpy, sys, threading
+name = "_start_joinable_thread"
+name = name if hasattr(threading, name) else "_start_new_thread"
+start = getattr(threading, name)
+attempts = iter(range(3))
+def start_later(*arguments, **options):
+    for _ in attempts:
+        raise RuntimeError("can't start new thread")
+    return start(*arguments, **options)
+setattr(threading, name, start_later)
 script = sys.argv.pop(1)
 runpy.run_path(script, run_name="__main__")
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_server2_stops_though_it_never_had_a_thread(number):
-    """Where no thread is to be had, server2 waits for one, and can be stopped."""
-    command = [sys.executable, "-c", WITHOUT_THREADS, str(ROOT / "server2.py"), "0"]
+@contextlib.contextmanager
+def server2_in(program):
+    """Give a server2 that such a program runs, and the port at which it listens."""
+    command = [sys.executable, "-c", program, str(ROOT / "server2.py"), "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         try:
-            port = int(process.stdout.readline().rpartition(b":")[2])
-            with socket.create_connection(("127.0.0.1", port), WAIT):
-                assert process.stderr.readline().endswith(b" came\n")
-                assert process.stderr.readline() == b"waiting: can't start new thread\n"
-                process.send_signal(number)
-                assert process.wait(1) == 0
+            yield process, int(process.stdout.readline().rpartition(b":")[2])
         finally:
             process.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_server2_stops_while_it_waits_for_a_thread(number):
+    """While no thread can start, server2 tries again, says so once, and a signal ends it."""
+    with (
+        server2_in(WITHOUT_THREADS) as (process, port),
+        socket.create_connection(("127.0.0.1", port), WAIT),
+    ):
+        for _ in range(3):
+            assert process.stdout.readline() == b"attempt\n"
+        process.send_signal(number)
+        assert process.wait(1) == -number
+        assert process.stderr.read() == b"waiting: can't start new thread\n"
+
+
+def test_server2_serves_when_a_thread_can_start_again():
+    """The client that server2 accepted before it had to wait for a thread is served after all."""
+    with server2_in(WITH_THREADS_LATER) as (process, port):
+        with socket.create_connection(("127.0.0.1", port), WAIT) as client:
+            peer = b"%s:%d" % (client.getsockname()[0].encode(), client.getsockname()[1])
+            client.sendall(b"1+1\n")
+            assert client.recv(100) == b"2\n"
+        assert process.stderr.readline() == b"waiting: can't start new thread\n"
+        assert process.stderr.readline() == peer + b" connected\n"
+        assert process.stderr.readline() == peer + b" disconnected\n"
 
 
 # --- Logs that nobody reads ---------------------------------------------------------------------
@@ -143,7 +184,7 @@ def stopped_terminal():
 
 
 def broken_pipe():
-    """Return the end of a pipe whose reader has gone."""
+    """Return the end of a pipe whose other end is closed."""
     reader, writer = os.pipe()
     os.close(reader)
     return (writer,)
@@ -189,14 +230,14 @@ def deaf_server(name, make, both):
         (stopped_terminal, True),
     ],
 )
-@pytest.mark.parametrize("name", ["server2", "server3"])  # the two kinds of log
+@pytest.mark.parametrize("name", ["server2", "server3"])  # with threads, and without
 def test_a_log_that_nobody_reads(name, make, both):
-    """The server serves on, many clients; and no client ever gets a byte of the log."""
+    """The server goes on serving many clients, and no client ever gets a byte of the log."""
     with deaf_server(name, make, both) as server:
         for _ in range(5):
             until(lambda: admitted(server), "a client is served").close()
         if name in CROWDED:
-            with crowd(server, 50) as clients:
+            with crowd(server, min(50, load(name).MAX_CLIENTS // 2)) as clients:
                 all_answered(server, clients)
                 for client in clients[::2]:
                     client.shutdown(socket.SHUT_WR)
@@ -207,7 +248,7 @@ def test_a_log_that_nobody_reads(name, make, both):
             client.shutdown(socket.SHUT_WR)
             assert read_all(client) == b""
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(30) == 0
+        assert server.process.wait(30) == -signal.SIGTERM
 
 
 # --- Vanished clients ---------------------------------------------------------------------------
@@ -216,26 +257,24 @@ def test_a_log_that_nobody_reads(name, make, both):
 @pytest.mark.parametrize("name", SERVERS)
 def test_keep_alive_settings_of_a_connection(name):
     """A connection inherits from its listener: keep-alive, noticed within two minutes; no delay."""
-    with load(name).prepare(socket.AF_INET) as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()
-        with socket.create_connection(listener.getsockname()), listener.accept()[0] as sock:
-            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
-            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-            idle, interval, count = (
-                sock.getsockopt(socket.IPPROTO_TCP, getattr(socket, option))
-                for option in ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT")
-            )
-            assert idle + interval * count < 120
-            if LINUX:
-                unsent = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
-                assert 0 < unsent < 120_000
+    listener = load(name).listen(socket.AF_INET, ("127.0.0.1", 0))
+    with listener, socket.create_connection(listener.getsockname()), listener.accept()[0] as sock:
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        idle, interval, count = (
+            sock.getsockopt(socket.IPPROTO_TCP, getattr(socket, option))
+            for option in ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT")
+        )
+        assert idle + interval * count < 120
+        if LINUX:
+            unsent = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+            assert 0 < unsent < 120_000
 
 
 @pytest.mark.skipif(not shutil.which("ss"), reason="needs ss")
 @pytest.mark.parametrize("name", SERVERS)
 def test_keep_alive_timer_of_a_real_connection(name):
-    """The kernel's timer of an accepted connection runs, and ends within a minute."""
+    """The kernel's timer of an accepted connection runs, and ends after the time that was set."""
     with Server(name) as server, server.connect() as client:
         all_answered(server, [client])
         client_port = client.getsockname()[1]
@@ -248,10 +287,11 @@ def test_keep_alive_timer_of_a_real_connection(name):
                 subprocess.run(command, check=True, capture_output=True, text=True).stdout,
             )
 
-        assert 0 < int(until(timer, "a keep-alive timer")[1]) <= 60
+        idle = load(name).KEEPALIVE["TCP_KEEPIDLE"]
+        assert 0 < int(until(timer, "a keep-alive timer")[1]) <= idle
 
 
-SILENT, OWED = b"", b"8**4700\n" * 2000
+SILENT, OWED = b"", LONG * 10_000
 
 
 @pytest.mark.slow
@@ -290,7 +330,7 @@ def test_a_client_that_vanished_frees_server1():
         assert ip("-n", there, "link", "set", "there", "down")
         begun = time.monotonic()
         for server in servers:
-            until(lambda server=server: " left" in server.log(), "it is noticed", 120)
+            until(lambda server=server: " disconnected: " in server.log(), "it is noticed", 120)
             print(f"server1 was free after {time.monotonic() - begun:.0f} s: {server.log()}")
             ask = f"import socket; s = socket.create_connection(('127.0.0.1', {server.port}));"
             ask += "s.sendall(b'1+1\\n'); assert s.recv(9) == b'2\\n'"
