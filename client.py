@@ -143,21 +143,21 @@ def relay(sock: socket.socket) -> None:
                 raise
     if not all_sent.is_set():
         raise ConnectionError("the server ended before the input did")
-    if received.count < sent.count:
+    if received.count < sent.count or received.ends < sent.ends:
         raise ConnectionError("the server ended before it had replied to every line")
 
 
 class Lines:
-    """A count of lines; the last one counts although it has no end."""
+    """A count of the lines in a stream of bytes."""
 
     def __init__(self) -> None:
-        self.count = 0
-        self.begun = False  # whether the last line has no end yet
+        self.ends = 0  # lines that have ended
+        self.count = 0  # the same, and the last one, even if it has no end
 
     def add(self, data: bytes) -> None:
-        """Count the lines that begin in data, the next bytes."""
-        self.count += data.count(b"\n") + (not data.endswith(b"\n")) - self.begun
-        self.begun = not data.endswith(b"\n")
+        """Count the lines in data, the next bytes of the stream."""
+        self.ends += data.count(b"\n")
+        self.count = self.ends + (not data.endswith(b"\n"))
 
 
 # --- Shared with the servers --------------------------------------------------------------------

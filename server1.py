@@ -31,7 +31,7 @@ NAME = "server1"
 DEFAULT_PORT = "10000"
 BACKLOG = 1024  # connections that the kernel keeps for us until we accept them
 CHUNK = 1024  # bytes to read at a time: the replies to so many take 130 KB at most
-PAUSE = 0.1  # seconds between two attempts while there is no room
+PAUSE = 0.01  # seconds between two attempts while there is no room
 MAX_LINE = 1024  # bytes, without the end of the line
 TOO_BIG = 10**1000  # the first integer of more than 1,000 digits
 # A client that vanishes is noticed after 60 + 4 * 10 seconds, or when what we sent to it has not

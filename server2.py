@@ -32,8 +32,9 @@ NAME = "server2"
 DEFAULT_PORT = "10000"
 BACKLOG = 1024  # connections that the kernel keeps for us until we accept them
 MAX_CLIENTS = 1000
+GROUP = 64  # clients to accept in a row, before the others get their turn
 CHUNK = 1024  # bytes to read at a time: the replies to so many take 130 KB at most
-PAUSE = 0.1  # seconds between two attempts while there is no room
+PAUSE = 0.01  # seconds between two attempts while there is no room
 SWITCH = 0.0005  # seconds that a thread may compute while another one wants to
 MAX_LINE = 1024  # bytes, without the end of the line
 TOO_BIG = 10**1000  # the first integer of more than 1,000 digits
@@ -43,29 +44,56 @@ KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 4, "TCP_USE
 KEEPALIVE["TCP_KEEPALIVE"] = KEEPALIVE["TCP_KEEPIDLE"]
 Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 Result = TypeVar("Result")
+COMPUTING = threading.Lock()  # held by the thread that computes, or accepts clients
 
 
 # --- The model: every client in a thread of its own ---------------------------------------------
+#
+# Python runs one thread at a time. If hundreds of threads computed, the one that accepts clients
+# would hardly ever get its turn. So a thread holds one lock while it computes: the others wait for
+# that lock, and not for Python. We hold it while we accept a group of clients.
 
 
 def serve(listener: socket.socket) -> None:
     """Serve all clients that connect, each in a thread of its own, for ever."""
     sys.setswitchinterval(SWITCH)
-    places = threading.Semaphore(MAX_CLIENTS)
+    listener.setblocking(False)
+    clients: set[socket.socket] = set()  # those that have a thread, or wait for one
+    client = None  # one that we have accepted, but not given a thread yet
+    waiting = False  # for room to accept a client, or for a thread
     while True:
-        sock, peer = insist(listener.accept)
-        if places.acquire(blocking=False):
-            thread = threading.Thread(target=attend, args=(sock, peer, places), daemon=True)
-            insist(thread.start)
-        else:
-            refuse(sock, peer)
+        try:
+            if not client:
+                select.select([listener], [], [])
+            with COMPUTING:
+                for _ in range(GROUP):
+                    client = client or listener.accept()
+                    admit(*client, clients)
+                    client = None
+                    waiting = False
+        except (BlockingIOError, ConnectionError):  # Nobody waits any more, or it disconnected.
+            pass
+        except (OSError, RuntimeError, MemoryError) as error:  # RuntimeError: no thread
+            if not waiting:
+                log(f"waiting: {reason(error)}")
+            waiting = True
+            time.sleep(PAUSE)
 
 
-def attend(sock: socket.socket, peer: Address, places: threading.Semaphore) -> None:
+def admit(sock: socket.socket, peer: Address, clients: set[socket.socket]) -> None:
+    """Start a thread for a client, if the server is not full. Raises RuntimeError without one."""
+    if len(clients) == MAX_CLIENTS and sock not in clients:
+        refuse(sock, peer)
+        return
+    clients.add(sock)
+    threading.Thread(target=attend, args=(sock, peer, clients), daemon=True).start()
+
+
+def attend(sock: socket.socket, peer: Address, clients: set[socket.socket]) -> None:
     """Chat with a client, give its place to the next one, and close its connection."""
     with contextlib.suppress(OSError), sock:
         chat(sock, peer)
-        places.release()  # before the client sees the close, because it may connect again at once
+        clients.discard(sock)  # before the client sees the close, because it may come again at once
 
 
 def chat(sock: socket.socket, peer: Address) -> None:
@@ -73,27 +101,15 @@ def chat(sock: socket.socket, peer: Address) -> None:
     log(f"{show(peer)} connected")
     conversation = Conversation()
     try:
+        sock.setblocking(True)  # On some systems it inherits that the listening socket does not.
         while data := sock.recv(CHUNK):
-            sock.sendall(conversation.feed(data))
+            with COMPUTING:
+                replies = conversation.feed(data)
+            sock.sendall(replies)
         sock.sendall(conversation.end())
         log(f"{show(peer)} disconnected")
     except (OSError, MemoryError) as error:
         log(f"{show(peer)} disconnected: {reason(error)}")
-
-
-def insist(call: Callable[..., Result], *arguments: object) -> Result:
-    """Return call(*arguments). While the system has no room for that, wait and try again."""
-    waiting = False
-    while True:
-        try:
-            return call(*arguments)
-        except ConnectionError:  # The client disconnected before we could accept it.
-            continue
-        except (OSError, RuntimeError, MemoryError) as error:  # RuntimeError: no thread
-            if not waiting:
-                log(f"waiting: {reason(error)}")
-            waiting = True
-            time.sleep(PAUSE)
 
 
 def refuse(sock: socket.socket, peer: Address) -> None:

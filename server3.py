@@ -33,7 +33,7 @@ BACKLOG = 1024  # connections that the kernel keeps for us until we accept them
 MAX_CLIENTS = 1000
 GROUP = 64  # clients to accept in a row, before the others get their turn
 CHUNK = 1024  # bytes to read at a time: the replies to so many take 130 KB at most
-PAUSE = 0.1  # seconds between two attempts while there is no room
+PAUSE = 0.01  # seconds between two attempts while there is no room
 MAX_LINE = 1024  # bytes, without the end of the line
 TOO_BIG = 10**1000  # the first integer of more than 1,000 digits
 # A client that vanishes is noticed after 60 + 4 * 10 seconds, or when what we sent to it has not
@@ -61,8 +61,7 @@ def serve(listener: socket.socket) -> None:
     while True:
         try:
             readable, writable, _ = select.select(reading, writing, [], PAUSE if waiting else None)
-        except OSError as error:  # no memory; or nothing to watch, which is an error on Windows
-            log(f"waiting: {reason(error)}")
+        except OSError:  # There is no memory; or nothing to watch, which is an error on Windows.
             time.sleep(PAUSE)
             readable, writable = [], []
         for descriptor in readable + writable:

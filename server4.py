@@ -27,7 +27,7 @@ BACKLOG = 1024  # connections that the kernel keeps for us until we accept them
 MAX_CLIENTS = 1000
 GROUP = 64  # clients to accept in a row, before the others get their turn
 CHUNK = 65536  # bytes to read at a time, so also the most that we owe a client
-PAUSE = 0.1  # seconds between two attempts while there is no room
+PAUSE = 0.01  # seconds between two attempts while there is no room
 # A client that vanishes is noticed after 60 + 4 * 10 seconds, or when what we sent to it has not
 # been acknowledged for 100,000 milliseconds: tcp(7). TCP_KEEPALIVE is TCP_KEEPIDLE on macOS.
 KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 4, "TCP_USER_TIMEOUT": 100_000}
@@ -53,8 +53,7 @@ def serve(listener: socket.socket) -> None:
     while True:
         try:
             readable, writable, _ = select.select(reading, writing, [], PAUSE if waiting else None)
-        except OSError as error:  # no memory; or nothing to watch, which is an error on Windows
-            log(f"waiting: {reason(error)}")
+        except OSError:  # There is no memory; or nothing to watch, which is an error on Windows.
             time.sleep(PAUSE)
             readable, writable = [], []
         for descriptor in readable + writable:

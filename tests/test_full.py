@@ -8,7 +8,6 @@ import select
 import selectors
 import signal
 import socket
-import threading
 import time
 
 import pytest
@@ -213,10 +212,11 @@ def test_out_of_memory(monkeypatch):
     ours, theirs = socket.socketpair()
     with theirs:
         theirs.sendall(b"1+1\n")
-        places = threading.Semaphore(0)
-        server2.attend(ours, ("127.0.0.1", 1), places)
+        clients = {ours}
+        server2.attend(ours, ("127.0.0.1", 1), clients)
         assert theirs.recv(1) == b""
-        assert places.acquire(blocking=False)
+        assert not clients
+        assert server2.COMPUTING.acquire(blocking=False)
 
 
 def served_when_others_leave(server, count, at_most):

@@ -18,7 +18,8 @@ SCRIPTS = (*SERVERS, "client")
 # The names that mean different things in different scripts. Those in one group agree.
 DIFFERENT = {
     "serve": ["server1", "server2", "server3 server4"],  # the models
-    "chat": ["server1 server2", "client"],
+    "chat": ["server1", "server2", "client"],
+    "admit": ["server2", "server3 server4"],
     "Conversation": ["server1 server2 server3", "server4"],
     "main": ["server1 server2 server3 server4", "client"],
     # constants
