@@ -30,7 +30,7 @@ from typing import Any, TextIO, TypeVar
 NAME = "server1"
 DEFAULT_PORT = "10000"
 BACKLOG = 1024  # connections that the kernel keeps for us until we accept them
-CHUNK = 1024  # bytes to read at a time: the replies to so many take 130 KB at most
+CHUNK = 512  # bytes to read at a time: the replies to so many take 65 KB at most
 PAUSE = 0.01  # seconds between two attempts while there is no room
 MAX_LINE = 1024  # bytes, without the end of the line
 TOO_BIG = 10**1000  # the first integer of more than 1,000 digits
