@@ -12,14 +12,20 @@ import re
 import select
 import shutil
 import signal
+import socket
+import subprocess
 import sys
 import time
 
 import pytest
-from support import ROOT, WAIT
+from support import CALCULATORS, ROOT, WAIT, Server
 
 BLOCK = re.compile(
     r"^<!-- replayed by tests/test_readme\.py -->\n+```console\n(.*?)^```$",
+    re.DOTALL | re.MULTILINE,
+)
+CLIENT = re.compile(
+    r"^<!-- run by tests/test_readme\.py -->\n+```python\n(.*?)^```$",
     re.DOTALL | re.MULTILINE,
 )
 PROMPT = re.compile(r"\$ |> |(?:Host|Port) \[\w+\]: ?")
@@ -120,3 +126,31 @@ def test_sessions():
     finally:
         for terminal in terminals:
             terminal.close()
+
+
+@pytest.mark.parametrize("name", CALCULATORS)
+def test_client_in_the_readme(name):
+    """The client that README.md shows works as it stands there, but for the port."""
+    (text,) = CLIENT.findall((ROOT / "README.md").read_text(encoding="utf-8"))
+    with Server(name) as server:
+        text, ports = re.subn(r"\b10000\b", str(server.port), text)
+        done = subprocess.run([sys.executable, "-c", text], capture_output=True, timeout=WAIT)
+    assert ports == 1
+    assert done.stdout.split() == [b"2", b"80.5"]
+    assert done.stderr == b""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what README.md says about Linux")
+def test_listen_0_does_not_refuse():
+    """With listen(0), Linux connects a second client and queues it: it can send, and then waits."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        address = listener.getsockname()
+        with socket.create_connection(address, WAIT), listener.accept()[0]:
+            second = socket.create_connection(address, WAIT)
+            second.sendall(b"1+1\n")
+            assert not select.select([second], [], [], 0)[0]
+            served, _ = listener.accept()
+            with second, served:
+                assert served.recv(4) == b"1+1\n"
