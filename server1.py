@@ -52,10 +52,11 @@ def serve(listener: socket.socket) -> None:
         sock, peer = insist(listener.accept)
         with contextlib.suppress(OSError):
             listener.close()  # Now the kernel refuses other clients, and resets those in its queue.
-        with contextlib.suppress(OSError), sock:
-            chat(sock, peer)
-            # Listen before this client sees the close, because it may connect again at once.
-            listener = insist(listen_again, listener.family, address)
+        chat(sock, peer)
+        # Listen before this client sees the close, because it may connect again at once.
+        listener = insist(listen_again, listener.family, address)
+        with contextlib.suppress(OSError):
+            sock.close()
 
 
 def listen_again(family: int, address: Address) -> socket.socket:
