@@ -46,7 +46,7 @@ Result = TypeVar("Result")
 
 
 def serve(listener: socket.socket) -> None:
-    """Serve one client after another. Raises SystemExit when another program takes the port."""
+    """Serve one client after another. Raises OSError when another program takes the port."""
     address = insist(listener.getsockname)
     while True:
         sock, peer = insist(listener.accept)
@@ -54,19 +54,9 @@ def serve(listener: socket.socket) -> None:
             listener.close()  # Now the kernel refuses other clients, and resets those in its queue.
         chat(sock, peer)
         # Listen before this client sees the close, because it may connect again at once.
-        listener = insist(listen_again, listener.family, address)
+        listener = insist(listen, listener.family, address)
         with contextlib.suppress(OSError):
             sock.close()
-
-
-def listen_again(family: int, address: Address) -> socket.socket:
-    """Return a new listening socket. Raises OSError, or SystemExit when the port is taken."""
-    try:
-        return listen(family, address)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            sys.exit(f"{NAME}: cannot listen on {show(address)}: {reason(error)}")
-        raise
 
 
 def chat(sock: socket.socket, peer: Address) -> None:
@@ -83,14 +73,19 @@ def chat(sock: socket.socket, peer: Address) -> None:
 
 
 def insist(call: Callable[..., Result], *arguments: object) -> Result:
-    """Return call(*arguments). While the system has no room for that, wait and try again."""
+    """Return call(*arguments). While the system has no room for that, wait and try again.
+
+    Raises OSError when the call wants an address that another program has taken.
+    """
     waiting = False
     while True:
         try:
             return call(*arguments)
         except ConnectionError:  # The client disconnected before we could accept it.
             continue
-        except (OSError, RuntimeError, MemoryError) as error:  # RuntimeError: no thread
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise
             if not waiting:
                 log(f"waiting: {reason(error)}")
             waiting = True
@@ -216,18 +211,16 @@ def expression(tokens: list[str], level: int) -> float:
         if (token := tokens.pop()) != ")":
             raise missing("operator", token)
     elif token in SIGNS:
-        negative = token == "-"
+        minuses = int(token == "-")
         while tokens[-1] in SIGNS:
-            negative ^= tokens.pop() == "-"
+            minuses += tokens.pop() == "-"
         value = expression(tokens, SIGN_LEVEL)
-        value = -value if negative else value
+        if minuses % 2:
+            value = -value
     else:
         raise missing("operand", token)
-    while tokens[-1] in OPERATORS:
-        precedence, right_level, function = OPERATORS[tokens[-1]]
-        if precedence <= level:
-            break
-        tokens.pop()
+    while tokens[-1] in OPERATORS and OPERATORS[tokens[-1]][0] > level:
+        _, right_level, function = OPERATORS[tokens.pop()]
         value = function(value, expression(tokens, right_level))
         if type(value) is int and not -TOO_BIG < value < TOO_BIG:
             raise OverflowError
@@ -256,14 +249,13 @@ def main() -> None:
     port = ask("Port", DEFAULT_PORT, port_number) if options.port is None else options.port
     address: Address = (options.bind, port)
     try:
-        found = socket.getaddrinfo(options.bind, port, type=socket.SOCK_STREAM)
-        family, _, _, _, address = found[0]
+        family, _, _, _, address = socket.getaddrinfo(options.bind, port, 0, socket.SOCK_STREAM)[0]
         listener = listen(family, address)
         address = listener.getsockname()
+        log(f"{NAME} listening on {show(address)}", sys.stdout)
+        serve(listener)
     except (OSError, UnicodeError) as error:
         sys.exit(f"{NAME}: cannot listen on {show(address)}: {reason(error)}")
-    log(f"{NAME} listening on {show(address)}", sys.stdout)
-    serve(listener)
 
 
 def ask(name: str, default: str, kind: Callable[[str], Result]) -> Result:

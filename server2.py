@@ -241,18 +241,16 @@ def expression(tokens: list[str], level: int) -> float:
         if (token := tokens.pop()) != ")":
             raise missing("operator", token)
     elif token in SIGNS:
-        negative = token == "-"
+        minuses = int(token == "-")
         while tokens[-1] in SIGNS:
-            negative ^= tokens.pop() == "-"
+            minuses += tokens.pop() == "-"
         value = expression(tokens, SIGN_LEVEL)
-        value = -value if negative else value
+        if minuses % 2:
+            value = -value
     else:
         raise missing("operand", token)
-    while tokens[-1] in OPERATORS:
-        precedence, right_level, function = OPERATORS[tokens[-1]]
-        if precedence <= level:
-            break
-        tokens.pop()
+    while tokens[-1] in OPERATORS and OPERATORS[tokens[-1]][0] > level:
+        _, right_level, function = OPERATORS[tokens.pop()]
         value = function(value, expression(tokens, right_level))
         if type(value) is int and not -TOO_BIG < value < TOO_BIG:
             raise OverflowError
@@ -281,14 +279,13 @@ def main() -> None:
     port = ask("Port", DEFAULT_PORT, port_number) if options.port is None else options.port
     address: Address = (options.bind, port)
     try:
-        found = socket.getaddrinfo(options.bind, port, type=socket.SOCK_STREAM)
-        family, _, _, _, address = found[0]
+        family, _, _, _, address = socket.getaddrinfo(options.bind, port, 0, socket.SOCK_STREAM)[0]
         listener = listen(family, address)
         address = listener.getsockname()
+        log(f"{NAME} listening on {show(address)}", sys.stdout)
+        serve(listener)
     except (OSError, UnicodeError) as error:
         sys.exit(f"{NAME}: cannot listen on {show(address)}: {reason(error)}")
-    log(f"{NAME} listening on {show(address)}", sys.stdout)
-    serve(listener)
 
 
 def ask(name: str, default: str, kind: Callable[[str], Result]) -> Result:

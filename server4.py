@@ -49,10 +49,10 @@ def serve(listener: socket.socket) -> None:
     clients: dict[int, Client] = {}  # by descriptor: select takes numbers faster than sockets
     reading = {door}  # the descriptors that we wait to read from
     writing: set[int] = set()  # those of the clients that we owe bytes
-    waiting = False  # for room to accept a client
     while True:
         try:
-            readable, writable, _ = select.select(reading, writing, [], PAUSE if waiting else None)
+            pause = None if door in reading else PAUSE  # There was no room to accept a client.
+            readable, writable, _ = select.select(reading, writing, [], pause)
         except OSError:  # There is no memory; or nothing to watch, which is an error on Windows.
             time.sleep(PAUSE)
             readable, writable = [], []
@@ -71,12 +71,8 @@ def serve(listener: socket.socket) -> None:
                 writing.remove(descriptor)
                 reading.add(descriptor)
         # The listening socket comes last, because whoever has just disconnected makes room.
-        if waiting or door in readable:
-            waiting = admit(listener, clients, reading, waiting)
-            if waiting:
-                reading.discard(door)
-            else:
-                reading.add(door)
+        if door in readable or door not in reading:
+            admit(listener, clients, reading)
 
 
 class Client:
@@ -113,32 +109,32 @@ class Client:
         log(f"{show(self.peer)} {text}")
 
 
-def admit(
-    listener: socket.socket, clients: dict[int, Client], reading: set[int], waiting: bool
-) -> bool:
-    """Accept those who wait; return whether the system had no room for one (it was so before?)."""
+def admit(listener: socket.socket, clients: dict[int, Client], reading: set[int]) -> None:
+    """Accept the clients that wait. Stop watching the listening socket if there is no room."""
+    door = listener.fileno()
     for _ in range(GROUP):
         full = len(clients) == MAX_CLIENTS
         try:
             sock, peer = listener.accept()
             sock.setblocking(False)
-            select.select([listener.fileno(), *clients, sock.fileno()], [], [], 0)
+            select.select([door, *clients, sock.fileno()], [], [], 0)
         except BlockingIOError:  # Nobody waits any more.
-            return False
+            break
         except ConnectionError:  # It disconnected before we could accept it.
             continue
         except ValueError:  # Select takes 512 on Windows, and no descriptor above 1,023 elsewhere.
             full = True
         except (OSError, MemoryError) as error:
-            if not waiting:
+            if door in reading:
                 log(f"waiting: {reason(error)}")
-            return True
+            reading.discard(door)
+            return
         if full:
             refuse(sock, peer)
         else:
             clients[sock.fileno()] = Client(sock, peer)
             reading.add(sock.fileno())
-    return False
+    reading.add(door)
 
 
 def refuse(sock: socket.socket, peer: Address) -> None:
@@ -179,14 +175,13 @@ def main() -> None:
     port = ask("Port", DEFAULT_PORT, port_number) if options.port is None else options.port
     address: Address = (options.bind, port)
     try:
-        found = socket.getaddrinfo(options.bind, port, type=socket.SOCK_STREAM)
-        family, _, _, _, address = found[0]
+        family, _, _, _, address = socket.getaddrinfo(options.bind, port, 0, socket.SOCK_STREAM)[0]
         listener = listen(family, address)
         address = listener.getsockname()
+        log(f"{NAME} listening on {show(address)}", sys.stdout)
+        serve(listener)
     except (OSError, UnicodeError) as error:
         sys.exit(f"{NAME}: cannot listen on {show(address)}: {reason(error)}")
-    log(f"{NAME} listening on {show(address)}", sys.stdout)
-    serve(listener)
 
 
 def ask(name: str, default: str, kind: Callable[[str], Result]) -> Result:
