@@ -1,12 +1,15 @@
 """What pytest has to know: a marker for slow tests, and that many clients are many descriptors."""
 
 import os
-import resource
 import shutil
 import signal
 
 import pytest
 from outside import LINUX, PROCESSORS, raise_descriptor_limit
+from support import POSIX
+
+if POSIX:
+    import resource
 
 
 def pytest_configure(config):
@@ -26,6 +29,9 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session", autouse=True)
 def many_descriptors():
     """Let the tests open as many sockets as a full house takes; the limit afterwards is the old."""
+    if not POSIX:
+        yield
+        return
     limits = raise_descriptor_limit()
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, limits)

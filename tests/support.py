@@ -2,11 +2,9 @@
 
 import codecs
 import contextlib
-import fcntl
 import importlib.util
 import os
 import pathlib
-import pty
 import re
 import select
 import signal
@@ -15,13 +13,24 @@ import struct
 import subprocess
 import sys
 import tempfile
-import termios
 import time
+
+import pytest
+
+try:
+    import fcntl
+    import pty
+    import termios
+except ImportError:  # Windows has no terminals that a test could make.
+    POSIX = False
+else:
+    POSIX = True
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CALCULATORS = ("server1", "server2", "server3")
 CROWDED = ("server2", "server3", "server4")  # those that serve many at once
 SERVERS = (*CALCULATORS, "server4")
+posix = pytest.mark.skipif(not POSIX, reason="needs what POSIX systems alone have")
 WAIT = 30  # seconds after which a test gives up waiting; never how long it waits when all is well
 
 
@@ -44,18 +53,29 @@ def until(condition, what="condition", seconds=WAIT):
         time.sleep(0.01)
 
 
+def address_in_use():
+    """Return the system's own words for a port that is in use."""
+    with socket.create_server(("127.0.0.1", 0)) as taken, socket.socket() as sock:
+        try:
+            sock.bind(taken.getsockname())
+        except OSError as error:
+            return error.strerror
+    raise AssertionError("a port that is in use could be bound")
+
+
 class Server:
     """A server script as a subprocess, on a free port; a context manager that ends it."""
 
     def __init__(self, name, *arguments, prefix=(), **options):
         self.name = name
-        self.stderr = tempfile.TemporaryFile()  # noqa: SIM115  (__exit__ closes it)
-        options = {"stdin": subprocess.DEVNULL, "stderr": self.stderr, **options}
+        stderr, self.log_file = tempfile.mkstemp()
+        options = {"stdin": subprocess.DEVNULL, "stderr": stderr, **options}
         self.process = subprocess.Popen(
             [*prefix, sys.executable, str(ROOT / f"{name}.py"), *(arguments or ("0",))],
             stdout=subprocess.PIPE,
             **options,
         )
+        os.close(stderr)
         self.banner = self.process.stdout.readline().decode()
         found = re.fullmatch(rf"{name} listening on (.+):(\d+)\n", self.banner)
         assert found, f"{self.banner!r} {self.log()}"
@@ -68,7 +88,7 @@ class Server:
         self.process.kill()
         self.process.wait()
         self.process.stdout.close()
-        self.stderr.close()
+        os.unlink(self.log_file)
 
     @property
     def pid(self):
@@ -77,8 +97,7 @@ class Server:
 
     def log(self):
         """Return all that the server has written to standard error."""
-        size = os.fstat(self.stderr.fileno()).st_size
-        return os.pread(self.stderr.fileno(), size, 0).decode()
+        return pathlib.Path(self.log_file).read_bytes().decode().replace("\r\n", "\n")
 
     def connect(self, timeout=WAIT):
         """Return a client: a connected socket, which sends at once what it is given."""
@@ -145,13 +164,15 @@ def run(name, *arguments, prefix=(), **options):
         timeout=WAIT,
         **options,
     )
-    return done.returncode, done.stdout, done.stderr.decode()
+    return done.returncode, done.stdout, done.stderr.decode().replace("\r\n", "\n")
 
 
 class Terminal:
     """A script at a terminal of its own, with a person who types and looks."""
 
     def __init__(self, name, *arguments):
+        if not POSIX:
+            pytest.skip("needs a terminal that a test can make")
         self.screen = ""  # all that has been shown
         self.seen = 0  # how much of it the person has read
         self.decoder = codecs.getincrementaldecoder("utf-8")("replace")

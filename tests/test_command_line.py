@@ -11,7 +11,20 @@ import signal
 import socket
 
 import pytest
-from support import SERVERS, WAIT, Server, Terminal, ask, load, read_all, run, until
+from support import (
+    POSIX,
+    SERVERS,
+    WAIT,
+    Server,
+    Terminal,
+    address_in_use,
+    ask,
+    load,
+    posix,
+    read_all,
+    run,
+    until,
+)
 
 # A server told to listen at this address names the port that it wanted, and never takes it.
 NO_ADDRESS = ("-b", "a..b")
@@ -59,7 +72,7 @@ def serves(server, sock=None):
 
 @pytest.mark.parametrize(
     ("name", "answer"),
-    spread([WITHOUT_STDIN, UNREADABLE_STDIN, b"", b"\n", b"  \t \r\n"]),
+    spread([b"", b"\n", b"  \t \r\n", *([WITHOUT_STDIN, UNREADABLE_STDIN] if POSIX else [])]),
 )
 def test_no_answer_is_port_10000(name, answer):
     """A blank line, the end of input, and an input that is closed all mean port 10000."""
@@ -224,7 +237,7 @@ def test_port_in_use(name):
         port = taken.getsockname()[1]
         status, out, err = run(name, port)
     assert (status, out) == (1, b"")
-    assert err == f"{name}: cannot listen on 127.0.0.1:{port}: {os.strerror(errno.EADDRINUSE)}\n"
+    assert err == f"{name}: cannot listen on 127.0.0.1:{port}: {address_in_use()}\n"
 
 
 @every_server
@@ -233,7 +246,7 @@ def test_port_in_use_by_a_server(name):
     with Server(name) as server:
         status, out, err = run(name, server.port)
         assert (status, out) == (1, b"")
-        reason = os.strerror(errno.EADDRINUSE)
+        reason = address_in_use()
         assert err == f"{name}: cannot listen on 127.0.0.1:{server.port}: {reason}\n"
         assert serves(server)
 
@@ -249,6 +262,7 @@ def test_unknown_address(name, address):
     assert re.fullmatch(rf"{name}: cannot listen on {re.escape(shown)}: .+\n", err)
 
 
+@posix
 @every_server
 def test_port_that_needs_root(name):
     """A port that only root may use: one line, status 1."""
@@ -265,6 +279,7 @@ def test_port_that_needs_root(name):
     assert err == f"{name}: cannot listen on 127.0.0.1:1: {os.strerror(errno.EACCES)}\n"
 
 
+@posix
 @every_server
 def test_closed_standard_input(name):
     """A server that has a PORT needs no standard input."""
@@ -302,6 +317,7 @@ def clients_of_all_kinds(server):
     return clients
 
 
+@posix
 @every_server
 @pytest.mark.parametrize("busy", [False, True])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import os
-import resource
 import select
 import selectors
 import signal
@@ -184,6 +183,8 @@ def test_those_who_have_left_take_no_room(name):
 @pytest.mark.parametrize("name", CROWDED)
 def test_out_of_descriptors(name):
     """200 come where there is room for some 60: the others wait, at no cost, and are served."""
+    import resource  # on POSIX systems
+
     limit = functools.partial(resource.setrlimit, resource.RLIMIT_NOFILE, (SMALL, SMALL))
     with Server(name, preexec_fn=limit) as server:
         served_when_others_leave(server, 200, at_most=SMALL)
@@ -192,6 +193,8 @@ def test_out_of_descriptors(name):
 @linux
 def test_out_of_threads():
     """100 come where some 20 threads fit into the address space: the others are served later."""
+    import resource  # on POSIX systems
+
     # One malloc arena: each further one takes much address space, too.
     with Server("server2", env={**os.environ, "MALLOC_ARENA_MAX": "1"}) as server:
         stack = resource.getrlimit(resource.RLIMIT_STACK)[0]  # a thread's stack is as large

@@ -7,7 +7,6 @@ says 10000, a free port is used. A server that a block ends with runs until all 
 
 import codecs
 import os
-import pty
 import re
 import select
 import shutil
@@ -18,7 +17,10 @@ import sys
 import time
 
 import pytest
-from support import CALCULATORS, ROOT, WAIT, Server
+from support import CALCULATORS, POSIX, ROOT, WAIT, Server, posix
+
+if POSIX:
+    import pty
 
 BLOCK = re.compile(
     r"^<!-- replayed by tests/test_readme\.py -->\n+```console\n(.*?)^```$",
@@ -108,6 +110,7 @@ class Terminal:
             self.text = re.sub(rf"\b{self.port}\b", "10000", self.text)
 
 
+@posix
 def test_sessions():
     """What README.md shows is what happens."""
     blocks = BLOCK.findall((ROOT / "README.md").read_text())

@@ -1,7 +1,6 @@
 """Who is served and how: server1's refusal, crowds, the echo, and the edges of the protocol."""
 
 import contextlib
-import errno
 import hashlib
 import os
 import random
@@ -18,8 +17,10 @@ from support import (
     SERVERS,
     WAIT,
     Server,
+    address_in_use,
     ask,
     load,
+    posix,
     read_all,
     read_line,
     run,
@@ -58,6 +59,7 @@ def test_second_client_is_refused():
             assert ask(second, "3+3") == "6"
 
 
+@posix
 def test_clients_of_the_same_instant():
     """Of those connected before server1 stopped listening, one is served, the others are reset."""
     with Server("server1") as server:
@@ -117,7 +119,7 @@ def test_port_taken_in_the_meantime(name):
             assert ask(sock, "2+2") == "4"
             sock.close()
             assert server.process.wait(WAIT) == 1
-            reason = os.strerror(errno.EADDRINUSE)
+            reason = address_in_use()
             last = server.log().splitlines()[-1]
             assert last == f"server1: cannot listen on 127.0.0.1:{server.port}: {reason}"
             with other.connect() as sock_of_other:

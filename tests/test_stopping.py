@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import termios
 import time
 import types
 
@@ -24,7 +23,10 @@ from outside import (
     push,
     question,
 )
-from support import CROWDED, ROOT, SERVERS, WAIT, Server, load, read_all, until
+from support import CROWDED, POSIX, ROOT, SERVERS, WAIT, Server, load, posix, read_all, until
+
+if POSIX:
+    import termios
 
 # A line whose reply has as many digits as a reply can have.
 LONG = b"10**%d\n" % (round(math.log10(load("server3").TOO_BIG)) - 1)
@@ -36,6 +38,7 @@ linux = pytest.mark.skipif(not LINUX, reason="reads /proc")
 # --- Stopping -----------------------------------------------------------------------------------
 
 
+@posix
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("name", SERVERS)
 def test_it_stops_within_a_second(name, number):
@@ -68,6 +71,7 @@ def test_it_stops_within_a_second(name, number):
     assert min(took) < 1
 
 
+@posix
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("name", ["server1", "server2"])
 def test_it_stops_while_it_waits_for_a_client_that_does_not_read(name, number):
@@ -122,6 +126,7 @@ def server2_in(program):
             process.kill()
 
 
+@posix
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_server2_stops_while_it_waits_for_a_thread(number):
     """While no thread can start, server2 tries again, says so once, and a signal ends it."""
@@ -254,6 +259,7 @@ def test_a_log_that_nobody_reads(name, make, both):
 # --- Vanished clients ---------------------------------------------------------------------------
 
 
+@pytest.mark.skipif(not hasattr(socket, "TCP_KEEPIDLE"), reason="needs keep-alive times")
 @pytest.mark.parametrize("name", SERVERS)
 def test_keep_alive_settings_of_a_connection(name):
     """A connection inherits from its listener: keep-alive, noticed within two minutes; no delay."""
