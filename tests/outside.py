@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 
-from support import POSIX, WAIT
+from support import POSIX, WAIT, scaled
 
 if POSIX:
     import resource
@@ -97,11 +97,14 @@ def percentile(samples, share):
 
 
 @contextlib.contextmanager
-def crowd(server, count, **options):
-    """Give a list of so many connected clients, and close all of them in the end."""
+def crowd(server, count, exactly=False, **options):
+    """Give a list of so many connected clients, and close all of them in the end.
+
+    If the server takes fewer than 1,000, the crowd is as much smaller, unless it is to be exact.
+    """
     clients = []
     try:
-        for _ in range(count):
+        for _ in range(count if exactly else scaled(server.name, count)):
             clients.append(server.connect(**options))
         yield clients
     finally:

@@ -2,6 +2,7 @@
 
 import codecs
 import contextlib
+import functools
 import importlib.util
 import os
 import pathlib
@@ -40,6 +41,18 @@ def load(name):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@functools.lru_cache
+def house(name):
+    """Return how many clients a server takes on this system."""
+    most = getattr(load(name), "MAX_CLIENTS", 1000)  # server1: no crowd is scaled
+    return most if POSIX or name == "server2" else min(most, 511)  # select takes 512 sockets there
+
+
+def scaled(name, count):
+    """Return the count, or as large a share of a server's clients if it takes fewer than 1,000."""
+    return max(1, count * min(house(name), 1000) // 1000)
 
 
 def until(condition, what="condition", seconds=WAIT):

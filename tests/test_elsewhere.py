@@ -106,7 +106,7 @@ def test_server1_refuses_a_second_client():
 def test_a_full_house(name):
     """As many are served as select takes. One more is told so, and there is room again."""
     house = min(load(name).MAX_CLIENTS, SELECT_LIMIT - 1)
-    with Server(name, prefix=PREFIX) as server, crowd(server, house) as clients:
+    with Server(name, prefix=PREFIX) as server, crowd(server, house, exactly=True) as clients:
         all_answered(server, clients)
         for early in (b"", b"1 + 1\n" * 1000):
             with server.connect() as late:

@@ -23,7 +23,7 @@ from outside import (
     reset,
     round_trips,
 )
-from support import CALCULATORS, CROWDED, SERVERS, WAIT, Server, read_all, until
+from support import CALCULATORS, CROWDED, SERVERS, WAIT, Server, read_all, scaled, until
 
 MIB = 2**20
 FLOOD = 256 * MIB
@@ -74,7 +74,7 @@ def test_many_clients_that_never_read(name):
     """
     with Server(name) as server, server.connect() as other, contextlib.ExitStack() as stack:
         round_trips(server, other, 10)
-        attackers = [stack.enter_context(deaf(server)) for _ in range(50)]
+        attackers = [stack.enter_context(deaf(server)) for _ in range(scaled(name, 50))]
         before = memory(server.pid)
         sent, samples, quiet = 0, [], 0
         end = time.monotonic() + 0.5
@@ -127,7 +127,7 @@ def send_and_close(client, data):
 def test_echoes_that_nobody_takes():
     """100 clients are owed all that the kernel does not take; one is served as ever."""
     with Server("server4") as server, server.connect() as other, contextlib.ExitStack() as stack:
-        attackers = [stack.enter_context(deaf(server)) for _ in range(100)]
+        attackers = [stack.enter_context(deaf(server)) for _ in range(scaled(server.name, 100))]
         before = memory(server.pid)
         quiet = 0
         while quiet < 5:

@@ -24,6 +24,7 @@ from support import (
     read_all,
     read_line,
     run,
+    scaled,
     until,
 )
 
@@ -152,7 +153,7 @@ def test_a_hundred_chat_while_a_hundred_are_silent(name):
     """Everybody gets the own answers, in order, whoever else is connected."""
     rounds = 20
     with Server(name) as server, contextlib.ExitStack() as stack:
-        crowd = [stack.enter_context(server.connect()) for _ in range(200)]
+        crowd = [stack.enter_context(server.connect()) for _ in range(scaled(name, 200))]
         silent, chatting = crowd[::2], crowd[1::2]
         for sock in silent[::2]:
             sock.sendall(b"4")  # the start of a line
@@ -169,7 +170,7 @@ def test_a_hundred_chat_while_a_hundred_are_silent(name):
         for sock in crowd:
             sock.shutdown(socket.SHUT_WR)
             assert read_all(sock) == b""
-        until(lambda: server.log().count("disconnected") == 200, "all have left")
+        until(lambda: server.log().count("disconnected") == len(crowd), "all have left")
 
 
 @pytest.mark.parametrize("name", CROWDED)
