@@ -46,7 +46,10 @@ def main() -> None:
             host = ask("Host", DEFAULT_HOST, str)
             port = ask("Port", DEFAULT_PORT, port_number)
         with connect(host, port) as sock:
-            chat(sock) if terminal else relay(sock)
+            if terminal:
+                chat(sock)
+            else:
+                relay(sock)
     except KeyboardInterrupt:
         sys.exit(0)
     except OSError as error:
@@ -59,9 +62,9 @@ def connect(host: str, port: int) -> socket.socket:
     try:
         sock = socket.create_connection((host, port))
     except (OSError, UnicodeError) as error:
-        hint = " (no server there, or server1 while it has a client)"
-        refused = isinstance(error, ConnectionRefusedError)
-        why = reason(error) + hint * refused
+        why = reason(error)
+        if isinstance(error, ConnectionRefusedError):
+            why += " (no server there, or server1 while it has a client)"
         sys.exit(f"client: cannot connect to {show((host, port))}: {why}")
     with contextlib.suppress(OSError):  # macOS refuses it when the server has closed already.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -175,7 +178,7 @@ def ask(name: str, default: str, kind: Callable[[str], Result]) -> Result:
         with contextlib.suppress(OSError):  # A standard input that is closed has ended.
             if os.isatty(0):
                 print(f"{name} [{default}]: ", end="", file=sys.stderr, flush=True)
-            with open(0, "rb", buffering=0, closefd=False) as stdin:  # It reads the line, no more.
+            with open(0, "rb", buffering=0, closefd=False) as stdin:  # leaves what follows the line
                 line = stdin.readline()
         if wrong and not line:
             sys.exit(2)

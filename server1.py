@@ -29,9 +29,9 @@ from typing import Any, TextIO, TypeVar
 
 NAME = "server1"
 DEFAULT_PORT = "10000"
-BACKLOG = 1024  # connections that the kernel keeps for us until we accept them
-CHUNK = 512  # bytes to read at a time: the replies to so many take 65 KB at most
-PAUSE = 0.01  # seconds between two attempts while there is no room
+BACKLOG = 1024  # connections that the kernel keeps until we accept them
+CHUNK = 512  # bytes to read at a time: the replies to so many take about 70 KB at most
+PAUSE = 0.01  # seconds until we try again when the system has run out of something
 MAX_LINE = 1024  # bytes, without the end of the line
 TOO_BIG = 10**1000  # the first integer of more than 1,000 digits
 # A client that vanishes is noticed after 60 + 4 * 10 seconds, or when what we sent to it has not
@@ -47,7 +47,7 @@ Result = TypeVar("Result")
 
 def serve(listener: socket.socket) -> None:
     """Serve one client after another. Raises OSError when another program takes the port."""
-    address = insist(listener.getsockname)
+    address = listener.getsockname()
     while True:
         sock, peer = insist(listener.accept)
         with contextlib.suppress(OSError):
@@ -108,8 +108,8 @@ class Conversation:
     def feed(self, data: bytes) -> bytes:
         """Return the replies to all lines that end in data, the next bytes from the client."""
         if self.skipping:
-            _, end, data = data.partition(b"\n")
-            self.skipping = not end
+            _, newline, data = data.partition(b"\n")
+            self.skipping = not newline
         *lines, self.partial = (self.partial + data).split(b"\n")
         if len(self.partial.removesuffix(b"\r")) > MAX_LINE:
             lines.append(self.partial)  # Its error does not wait for its end.
@@ -129,7 +129,7 @@ def reply(line: bytes) -> bytes:
     if len(line) > MAX_LINE:
         return b"error: line longer than %d bytes\n" % MAX_LINE
     try:
-        return b"%a\n" % evaluate(line.decode(errors="replace"))
+        return f"{evaluate(line.decode(errors='replace'))!r}\n".encode()
     except ZeroDivisionError:
         return b"error: division by zero\n"
     except OverflowError:
@@ -142,10 +142,10 @@ def reply(line: bytes) -> bytes:
 
 # --- The arithmetic: precedence climbing --------------------------------------------------------
 #
-# Each operator has a precedence, a level and a function. Its right operand extends over all the
-# operators whose precedence is above its level: in 2-3*4 the right operand of - is 3*4, in 2-3-4
-# it is 3. The level of ** is one lower than its precedence, so 2**3**2 is 2**(3**2). The operand
-# of a sign extends over ** alone: -2**2 is -(2**2).
+# An operator has a precedence, a level for its right operand, and a function. The right operand
+# ends before the first operator whose precedence is not above that level. So the right operand of
+# - is 3*4 in 2-3*4, and 3 in 2-3-4. The level of ** is below its own precedence, because 2**3**2
+# means 2**(3**2). The operand of a sign contains ** but no other operator: -2**2 is -(2**2).
 
 
 def power(base: float, exponent: float) -> float:
@@ -153,7 +153,7 @@ def power(base: float, exponent: float) -> float:
     if isinstance(base, int) and isinstance(exponent, int) and exponent > 0:
         if (base.bit_length() - 1) * exponent > TOO_BIG.bit_length():
             raise OverflowError
-        if -1 <= base <= 1:  # Then all that counts is whether the exponent is odd.
+        if -1 <= base <= 1:  # Any other exponent that is even, or odd, gives the same.
             exponent = 2 - exponent % 2
     value: complex = base**exponent
     if isinstance(value, complex):
@@ -195,7 +195,7 @@ def evaluate(text: str) -> float:
 
 
 def expression(tokens: list[str], level: int) -> float:
-    """Take an operand and all operators above the level from the tokens; return their value."""
+    """Take an operand from the tokens, and all operators above the level; return the value."""
     token = tokens.pop()
     if token[0] in DIGITS:
         if token.isdigit():
@@ -211,11 +211,12 @@ def expression(tokens: list[str], level: int) -> float:
         if (token := tokens.pop()) != ")":
             raise missing("operator", token)
     elif token in SIGNS:
-        minuses = int(token == "-")
+        negative = token == "-"
         while tokens[-1] in SIGNS:
-            minuses += tokens.pop() == "-"
+            if tokens.pop() == "-":
+                negative = not negative
         value = expression(tokens, SIGN_LEVEL)
-        if minuses % 2:
+        if negative:
             value = -value
     else:
         raise missing("operand", token)
@@ -270,7 +271,7 @@ def ask(name: str, default: str, kind: Callable[[str], Result]) -> Result:
         with contextlib.suppress(OSError):  # A standard input that is closed has ended.
             if os.isatty(0):
                 print(f"{name} [{default}]: ", end="", file=sys.stderr, flush=True)
-            with open(0, "rb", buffering=0, closefd=False) as stdin:  # It reads the line, no more.
+            with open(0, "rb", buffering=0, closefd=False) as stdin:  # leaves what follows the line
                 line = stdin.readline()
         if wrong and not line:
             sys.exit(2)
@@ -316,12 +317,12 @@ def reason(error: BaseException) -> str:
 
 
 def log(text: str, stream: TextIO = sys.stderr) -> None:
-    """Write a line to the stream. Drop it if that would fail, or wait for somebody to read."""
+    """Write a line to the stream, unless that would fail, or would have to wait."""
     with contextlib.suppress(OSError, AttributeError):
         descriptor = stream.fileno()
         try:
             writable = select.select([], [descriptor], [], 0)[1]
-        except OSError:  # Windows can ask that of sockets only.
+        except OSError:  # On Windows, select takes sockets only.
             writable = [descriptor]
         if writable:
             os.write(descriptor, f"{text}\n".encode())

@@ -30,11 +30,11 @@ from typing import Any, TextIO, TypeVar
 
 NAME = "server2"
 DEFAULT_PORT = "10000"
-BACKLOG = 1024  # connections that the kernel keeps for us until we accept them
+BACKLOG = 1024  # connections that the kernel keeps until we accept them
 MAX_CLIENTS = 1000
 GROUP = 64  # clients to accept in a row, before the others get their turn
-CHUNK = 512  # bytes to read at a time: the replies to so many take 65 KB at most
-PAUSE = 0.01  # seconds between two attempts while there is no room
+CHUNK = 512  # bytes to read at a time: the replies to so many take about 70 KB at most
+PAUSE = 0.01  # seconds until we try again when the system has run out of something
 SWITCH = 0.0005  # seconds that a thread may compute while another one wants to
 MAX_LINE = 1024  # bytes, without the end of the line
 TOO_BIG = 10**1000  # the first integer of more than 1,000 digits
@@ -49,9 +49,10 @@ COMPUTING = threading.Lock()  # held by the thread that computes, or accepts cli
 
 # --- The model: every client in a thread of its own ---------------------------------------------
 #
-# Python runs one thread at a time. If hundreds of threads computed, the one that accepts clients
-# would hardly ever get its turn. So a thread holds one lock while it computes: the others wait for
-# that lock, and not for Python. We hold it while we accept a group of clients.
+# Python runs one thread at a time: the one that holds the global interpreter lock. If hundreds of
+# threads waited for that lock in order to compute, the thread that accepts clients would hardly
+# ever get it. So they wait for a lock of their own, COMPUTING. The threads share no data, so they
+# need it for nothing else.
 
 
 def serve(listener: socket.socket) -> None:
@@ -59,17 +60,17 @@ def serve(listener: socket.socket) -> None:
     sys.setswitchinterval(SWITCH)
     listener.setblocking(False)
     clients: set[socket.socket] = set()  # those that have a thread, or wait for one
-    client = None  # one that we have accepted, but not given a thread yet
-    waiting = False  # for room to accept a client, or for a thread
+    accepted = None  # a socket and its address, if there was no thread for them yet
+    waiting = False  # until the system has a descriptor, memory or a thread for us
     while True:
         try:
-            if not client:
+            if not accepted:
                 select.select([listener], [], [])
             with COMPUTING:
                 for _ in range(GROUP):
-                    client = client or listener.accept()
-                    admit(*client, clients)
-                    client = None
+                    accepted = accepted or listener.accept()
+                    admit(*accepted, clients)
+                    accepted = None
                     waiting = False
         except (BlockingIOError, ConnectionError):  # Nobody waits any more, or it disconnected.
             pass
@@ -82,7 +83,7 @@ def serve(listener: socket.socket) -> None:
 
 def admit(sock: socket.socket, peer: Address, clients: set[socket.socket]) -> None:
     """Start a thread for a client, if the server is not full. Raises RuntimeError without one."""
-    if len(clients) == MAX_CLIENTS and sock not in clients:
+    if len(clients) == MAX_CLIENTS and sock not in clients:  # It is if we try again.
         refuse(sock, peer)
         return
     clients.add(sock)
@@ -101,7 +102,7 @@ def chat(sock: socket.socket, peer: Address) -> None:
     log(f"{show(peer)} connected")
     conversation = Conversation()
     try:
-        sock.setblocking(True)  # On some systems it inherits that the listening socket does not.
+        sock.setblocking(True)  # On macOS it is as non-blocking as the listening socket.
         while data := sock.recv(CHUNK):
             with COMPUTING:
                 replies = conversation.feed(data)
@@ -118,7 +119,7 @@ def refuse(sock: socket.socket, peer: Address) -> None:
         sock.setblocking(False)
         sock.send(b"error: server full\n")
         sock.shutdown(socket.SHUT_WR)
-        sock.recv(65536)  # Bytes that stay unread would turn the close into a reset.
+        sock.recv(65536)  # Closing with unread bytes is a reset, which could overtake the error.
     log(f"{show(peer)} refused: server full")
 
 
@@ -138,8 +139,8 @@ class Conversation:
     def feed(self, data: bytes) -> bytes:
         """Return the replies to all lines that end in data, the next bytes from the client."""
         if self.skipping:
-            _, end, data = data.partition(b"\n")
-            self.skipping = not end
+            _, newline, data = data.partition(b"\n")
+            self.skipping = not newline
         *lines, self.partial = (self.partial + data).split(b"\n")
         if len(self.partial.removesuffix(b"\r")) > MAX_LINE:
             lines.append(self.partial)  # Its error does not wait for its end.
@@ -159,7 +160,7 @@ def reply(line: bytes) -> bytes:
     if len(line) > MAX_LINE:
         return b"error: line longer than %d bytes\n" % MAX_LINE
     try:
-        return b"%a\n" % evaluate(line.decode(errors="replace"))
+        return f"{evaluate(line.decode(errors='replace'))!r}\n".encode()
     except ZeroDivisionError:
         return b"error: division by zero\n"
     except OverflowError:
@@ -172,10 +173,10 @@ def reply(line: bytes) -> bytes:
 
 # --- The arithmetic: precedence climbing --------------------------------------------------------
 #
-# Each operator has a precedence, a level and a function. Its right operand extends over all the
-# operators whose precedence is above its level: in 2-3*4 the right operand of - is 3*4, in 2-3-4
-# it is 3. The level of ** is one lower than its precedence, so 2**3**2 is 2**(3**2). The operand
-# of a sign extends over ** alone: -2**2 is -(2**2).
+# An operator has a precedence, a level for its right operand, and a function. The right operand
+# ends before the first operator whose precedence is not above that level. So the right operand of
+# - is 3*4 in 2-3*4, and 3 in 2-3-4. The level of ** is below its own precedence, because 2**3**2
+# means 2**(3**2). The operand of a sign contains ** but no other operator: -2**2 is -(2**2).
 
 
 def power(base: float, exponent: float) -> float:
@@ -183,7 +184,7 @@ def power(base: float, exponent: float) -> float:
     if isinstance(base, int) and isinstance(exponent, int) and exponent > 0:
         if (base.bit_length() - 1) * exponent > TOO_BIG.bit_length():
             raise OverflowError
-        if -1 <= base <= 1:  # Then all that counts is whether the exponent is odd.
+        if -1 <= base <= 1:  # Any other exponent that is even, or odd, gives the same.
             exponent = 2 - exponent % 2
     value: complex = base**exponent
     if isinstance(value, complex):
@@ -225,7 +226,7 @@ def evaluate(text: str) -> float:
 
 
 def expression(tokens: list[str], level: int) -> float:
-    """Take an operand and all operators above the level from the tokens; return their value."""
+    """Take an operand from the tokens, and all operators above the level; return the value."""
     token = tokens.pop()
     if token[0] in DIGITS:
         if token.isdigit():
@@ -241,11 +242,12 @@ def expression(tokens: list[str], level: int) -> float:
         if (token := tokens.pop()) != ")":
             raise missing("operator", token)
     elif token in SIGNS:
-        minuses = int(token == "-")
+        negative = token == "-"
         while tokens[-1] in SIGNS:
-            minuses += tokens.pop() == "-"
+            if tokens.pop() == "-":
+                negative = not negative
         value = expression(tokens, SIGN_LEVEL)
-        if minuses % 2:
+        if negative:
             value = -value
     else:
         raise missing("operand", token)
@@ -300,7 +302,7 @@ def ask(name: str, default: str, kind: Callable[[str], Result]) -> Result:
         with contextlib.suppress(OSError):  # A standard input that is closed has ended.
             if os.isatty(0):
                 print(f"{name} [{default}]: ", end="", file=sys.stderr, flush=True)
-            with open(0, "rb", buffering=0, closefd=False) as stdin:  # It reads the line, no more.
+            with open(0, "rb", buffering=0, closefd=False) as stdin:  # leaves what follows the line
                 line = stdin.readline()
         if wrong and not line:
             sys.exit(2)
@@ -346,12 +348,12 @@ def reason(error: BaseException) -> str:
 
 
 def log(text: str, stream: TextIO = sys.stderr) -> None:
-    """Write a line to the stream. Drop it if that would fail, or wait for somebody to read."""
+    """Write a line to the stream, unless that would fail, or would have to wait."""
     with contextlib.suppress(OSError, AttributeError):
         descriptor = stream.fileno()
         try:
             writable = select.select([], [descriptor], [], 0)[1]
-        except OSError:  # Windows can ask that of sockets only.
+        except OSError:  # On Windows, select takes sockets only.
             writable = [descriptor]
         if writable:
             os.write(descriptor, f"{text}\n".encode())

@@ -29,11 +29,11 @@ from typing import Any, TextIO, TypeVar
 
 NAME = "server3"
 DEFAULT_PORT = "10000"
-BACKLOG = 1024  # connections that the kernel keeps for us until we accept them
+BACKLOG = 1024  # connections that the kernel keeps until we accept them
 MAX_CLIENTS = 1000
 GROUP = 64  # clients to accept in a row, before the others get their turn
-CHUNK = 512  # bytes to read at a time: the replies to so many take 65 KB at most
-PAUSE = 0.01  # seconds between two attempts while there is no room
+CHUNK = 512  # bytes to read at a time: the replies to so many take about 70 KB at most
+PAUSE = 0.01  # seconds until we try again when the system has run out of something
 MAX_LINE = 1024  # bytes, without the end of the line
 TOO_BIG = 10**1000  # the first integer of more than 1,000 digits
 # A client that vanishes is noticed after 60 + 4 * 10 seconds, or when what we sent to it has not
@@ -53,19 +53,20 @@ Result = TypeVar("Result")
 def serve(listener: socket.socket) -> None:
     """Serve all clients that connect, for ever."""
     listener.setblocking(False)
-    door = listener.fileno()
+    listening = listener.fileno()
     clients: dict[int, Client] = {}  # by descriptor: select takes numbers faster than sockets
-    reading = {door}  # the descriptors that we wait to read from
+    reading = {listening}  # the descriptors that we wait to read from
     writing: set[int] = set()  # those of the clients that we owe bytes
     while True:
         try:
-            pause = None if door in reading else PAUSE  # There was no room to accept a client.
+            # We do not watch the listening socket while there is no room to accept a client.
+            pause = None if listening in reading else PAUSE
             readable, writable, _ = select.select(reading, writing, [], pause)
         except OSError:  # There is no memory; or nothing to watch, which is an error on Windows.
             time.sleep(PAUSE)
             readable, writable = [], []
         for descriptor in readable + writable:
-            if descriptor == door:
+            if descriptor == listening:
                 continue
             client = clients[descriptor]
             if not client.turn():
@@ -79,7 +80,7 @@ def serve(listener: socket.socket) -> None:
                 writing.remove(descriptor)
                 reading.add(descriptor)
         # The listening socket comes last, because whoever has just disconnected makes room.
-        if door in readable or door not in reading:
+        if listening in readable or listening not in reading:
             admit(listener, clients, reading)
 
 
@@ -119,13 +120,14 @@ class Client:
 
 def admit(listener: socket.socket, clients: dict[int, Client], reading: set[int]) -> None:
     """Accept the clients that wait. Stop watching the listening socket if there is no room."""
-    door = listener.fileno()
+    listening = listener.fileno()
     for _ in range(GROUP):
         full = len(clients) == MAX_CLIENTS
         try:
             sock, peer = listener.accept()
             sock.setblocking(False)
-            select.select([door, *clients, sock.fileno()], [], [], 0)
+            # Try whether select can watch one more.
+            select.select([listening, *clients, sock.fileno()], [], [], 0)
         except BlockingIOError:  # Nobody waits any more.
             break
         except ConnectionError:  # It disconnected before we could accept it.
@@ -133,16 +135,16 @@ def admit(listener: socket.socket, clients: dict[int, Client], reading: set[int]
         except ValueError:  # Select takes 512 on Windows, and no descriptor above 1,023 elsewhere.
             full = True
         except (OSError, MemoryError) as error:
-            if door in reading:
+            if listening in reading:
                 log(f"waiting: {reason(error)}")
-            reading.discard(door)
+            reading.discard(listening)
             return
         if full:
             refuse(sock, peer)
         else:
             clients[sock.fileno()] = Client(sock, peer)
             reading.add(sock.fileno())
-    reading.add(door)
+    reading.add(listening)
 
 
 def refuse(sock: socket.socket, peer: Address) -> None:
@@ -151,7 +153,7 @@ def refuse(sock: socket.socket, peer: Address) -> None:
         sock.setblocking(False)
         sock.send(b"error: server full\n")
         sock.shutdown(socket.SHUT_WR)
-        sock.recv(65536)  # Bytes that stay unread would turn the close into a reset.
+        sock.recv(65536)  # Closing with unread bytes is a reset, which could overtake the error.
     log(f"{show(peer)} refused: server full")
 
 
@@ -171,8 +173,8 @@ class Conversation:
     def feed(self, data: bytes) -> bytes:
         """Return the replies to all lines that end in data, the next bytes from the client."""
         if self.skipping:
-            _, end, data = data.partition(b"\n")
-            self.skipping = not end
+            _, newline, data = data.partition(b"\n")
+            self.skipping = not newline
         *lines, self.partial = (self.partial + data).split(b"\n")
         if len(self.partial.removesuffix(b"\r")) > MAX_LINE:
             lines.append(self.partial)  # Its error does not wait for its end.
@@ -192,7 +194,7 @@ def reply(line: bytes) -> bytes:
     if len(line) > MAX_LINE:
         return b"error: line longer than %d bytes\n" % MAX_LINE
     try:
-        return b"%a\n" % evaluate(line.decode(errors="replace"))
+        return f"{evaluate(line.decode(errors='replace'))!r}\n".encode()
     except ZeroDivisionError:
         return b"error: division by zero\n"
     except OverflowError:
@@ -205,10 +207,10 @@ def reply(line: bytes) -> bytes:
 
 # --- The arithmetic: precedence climbing --------------------------------------------------------
 #
-# Each operator has a precedence, a level and a function. Its right operand extends over all the
-# operators whose precedence is above its level: in 2-3*4 the right operand of - is 3*4, in 2-3-4
-# it is 3. The level of ** is one lower than its precedence, so 2**3**2 is 2**(3**2). The operand
-# of a sign extends over ** alone: -2**2 is -(2**2).
+# An operator has a precedence, a level for its right operand, and a function. The right operand
+# ends before the first operator whose precedence is not above that level. So the right operand of
+# - is 3*4 in 2-3*4, and 3 in 2-3-4. The level of ** is below its own precedence, because 2**3**2
+# means 2**(3**2). The operand of a sign contains ** but no other operator: -2**2 is -(2**2).
 
 
 def power(base: float, exponent: float) -> float:
@@ -216,7 +218,7 @@ def power(base: float, exponent: float) -> float:
     if isinstance(base, int) and isinstance(exponent, int) and exponent > 0:
         if (base.bit_length() - 1) * exponent > TOO_BIG.bit_length():
             raise OverflowError
-        if -1 <= base <= 1:  # Then all that counts is whether the exponent is odd.
+        if -1 <= base <= 1:  # Any other exponent that is even, or odd, gives the same.
             exponent = 2 - exponent % 2
     value: complex = base**exponent
     if isinstance(value, complex):
@@ -258,7 +260,7 @@ def evaluate(text: str) -> float:
 
 
 def expression(tokens: list[str], level: int) -> float:
-    """Take an operand and all operators above the level from the tokens; return their value."""
+    """Take an operand from the tokens, and all operators above the level; return the value."""
     token = tokens.pop()
     if token[0] in DIGITS:
         if token.isdigit():
@@ -274,11 +276,12 @@ def expression(tokens: list[str], level: int) -> float:
         if (token := tokens.pop()) != ")":
             raise missing("operator", token)
     elif token in SIGNS:
-        minuses = int(token == "-")
+        negative = token == "-"
         while tokens[-1] in SIGNS:
-            minuses += tokens.pop() == "-"
+            if tokens.pop() == "-":
+                negative = not negative
         value = expression(tokens, SIGN_LEVEL)
-        if minuses % 2:
+        if negative:
             value = -value
     else:
         raise missing("operand", token)
@@ -333,7 +336,7 @@ def ask(name: str, default: str, kind: Callable[[str], Result]) -> Result:
         with contextlib.suppress(OSError):  # A standard input that is closed has ended.
             if os.isatty(0):
                 print(f"{name} [{default}]: ", end="", file=sys.stderr, flush=True)
-            with open(0, "rb", buffering=0, closefd=False) as stdin:  # It reads the line, no more.
+            with open(0, "rb", buffering=0, closefd=False) as stdin:  # leaves what follows the line
                 line = stdin.readline()
         if wrong and not line:
             sys.exit(2)
@@ -379,12 +382,12 @@ def reason(error: BaseException) -> str:
 
 
 def log(text: str, stream: TextIO = sys.stderr) -> None:
-    """Write a line to the stream. Drop it if that would fail, or wait for somebody to read."""
+    """Write a line to the stream, unless that would fail, or would have to wait."""
     with contextlib.suppress(OSError, AttributeError):
         descriptor = stream.fileno()
         try:
             writable = select.select([], [descriptor], [], 0)[1]
-        except OSError:  # Windows can ask that of sockets only.
+        except OSError:  # On Windows, select takes sockets only.
             writable = [descriptor]
         if writable:
             os.write(descriptor, f"{text}\n".encode())

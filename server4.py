@@ -23,11 +23,11 @@ from typing import Any, TextIO, TypeVar
 
 NAME = "server4"
 DEFAULT_PORT = "10000"
-BACKLOG = 1024  # connections that the kernel keeps for us until we accept them
+BACKLOG = 1024  # connections that the kernel keeps until we accept them
 MAX_CLIENTS = 1000
 GROUP = 64  # clients to accept in a row, before the others get their turn
 CHUNK = 65536  # bytes to read at a time, so also the most that we owe a client
-PAUSE = 0.01  # seconds between two attempts while there is no room
+PAUSE = 0.01  # seconds until we try again when the system has run out of something
 # A client that vanishes is noticed after 60 + 4 * 10 seconds, or when what we sent to it has not
 # been acknowledged for 100,000 milliseconds: tcp(7). TCP_KEEPALIVE is TCP_KEEPIDLE on macOS.
 KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 4, "TCP_USER_TIMEOUT": 100_000}
@@ -45,19 +45,20 @@ Result = TypeVar("Result")
 def serve(listener: socket.socket) -> None:
     """Serve all clients that connect, for ever."""
     listener.setblocking(False)
-    door = listener.fileno()
+    listening = listener.fileno()
     clients: dict[int, Client] = {}  # by descriptor: select takes numbers faster than sockets
-    reading = {door}  # the descriptors that we wait to read from
+    reading = {listening}  # the descriptors that we wait to read from
     writing: set[int] = set()  # those of the clients that we owe bytes
     while True:
         try:
-            pause = None if door in reading else PAUSE  # There was no room to accept a client.
+            # We do not watch the listening socket while there is no room to accept a client.
+            pause = None if listening in reading else PAUSE
             readable, writable, _ = select.select(reading, writing, [], pause)
         except OSError:  # There is no memory; or nothing to watch, which is an error on Windows.
             time.sleep(PAUSE)
             readable, writable = [], []
         for descriptor in readable + writable:
-            if descriptor == door:
+            if descriptor == listening:
                 continue
             client = clients[descriptor]
             if not client.turn():
@@ -71,7 +72,7 @@ def serve(listener: socket.socket) -> None:
                 writing.remove(descriptor)
                 reading.add(descriptor)
         # The listening socket comes last, because whoever has just disconnected makes room.
-        if door in readable or door not in reading:
+        if listening in readable or listening not in reading:
             admit(listener, clients, reading)
 
 
@@ -111,13 +112,14 @@ class Client:
 
 def admit(listener: socket.socket, clients: dict[int, Client], reading: set[int]) -> None:
     """Accept the clients that wait. Stop watching the listening socket if there is no room."""
-    door = listener.fileno()
+    listening = listener.fileno()
     for _ in range(GROUP):
         full = len(clients) == MAX_CLIENTS
         try:
             sock, peer = listener.accept()
             sock.setblocking(False)
-            select.select([door, *clients, sock.fileno()], [], [], 0)
+            # Try whether select can watch one more.
+            select.select([listening, *clients, sock.fileno()], [], [], 0)
         except BlockingIOError:  # Nobody waits any more.
             break
         except ConnectionError:  # It disconnected before we could accept it.
@@ -125,16 +127,16 @@ def admit(listener: socket.socket, clients: dict[int, Client], reading: set[int]
         except ValueError:  # Select takes 512 on Windows, and no descriptor above 1,023 elsewhere.
             full = True
         except (OSError, MemoryError) as error:
-            if door in reading:
+            if listening in reading:
                 log(f"waiting: {reason(error)}")
-            reading.discard(door)
+            reading.discard(listening)
             return
         if full:
             refuse(sock, peer)
         else:
             clients[sock.fileno()] = Client(sock, peer)
             reading.add(sock.fileno())
-    reading.add(door)
+    reading.add(listening)
 
 
 def refuse(sock: socket.socket, peer: Address) -> None:
@@ -143,7 +145,7 @@ def refuse(sock: socket.socket, peer: Address) -> None:
         sock.setblocking(False)
         sock.send(b"error: server full\n")
         sock.shutdown(socket.SHUT_WR)
-        sock.recv(65536)  # Bytes that stay unread would turn the close into a reset.
+        sock.recv(65536)  # Closing with unread bytes is a reset, which could overtake the error.
     log(f"{show(peer)} refused: server full")
 
 
@@ -196,7 +198,7 @@ def ask(name: str, default: str, kind: Callable[[str], Result]) -> Result:
         with contextlib.suppress(OSError):  # A standard input that is closed has ended.
             if os.isatty(0):
                 print(f"{name} [{default}]: ", end="", file=sys.stderr, flush=True)
-            with open(0, "rb", buffering=0, closefd=False) as stdin:  # It reads the line, no more.
+            with open(0, "rb", buffering=0, closefd=False) as stdin:  # leaves what follows the line
                 line = stdin.readline()
         if wrong and not line:
             sys.exit(2)
@@ -242,12 +244,12 @@ def reason(error: BaseException) -> str:
 
 
 def log(text: str, stream: TextIO = sys.stderr) -> None:
-    """Write a line to the stream. Drop it if that would fail, or wait for somebody to read."""
+    """Write a line to the stream, unless that would fail, or would have to wait."""
     with contextlib.suppress(OSError, AttributeError):
         descriptor = stream.fileno()
         try:
             writable = select.select([], [descriptor], [], 0)[1]
-        except OSError:  # Windows can ask that of sockets only.
+        except OSError:  # On Windows, select takes sockets only.
             writable = [descriptor]
         if writable:
             os.write(descriptor, f"{text}\n".encode())
