@@ -31,7 +31,7 @@ Result = TypeVar("Result")
 
 def main() -> None:
     """Read the command line, connect, and talk with the server until either side leaves."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("host", metavar="HOST", nargs="?")
     parser.add_argument("port", metavar="PORT", nargs="?", type=port_number, default=DEFAULT_PORT)
     options = parser.parse_args()
@@ -84,14 +84,15 @@ def chat(sock: socket.socket) -> None:
     print(f"Connected to {show(sock.getpeername())}. Leave with {END_KEY}, Ctrl-C or bye.")
     while True:
         try:
-            line = input("> ")
+            lines = input("> ").split("\n")  # What is pasted may be more than one.
         except EOFError:
             print()
             return
-        if line.strip() == "bye":
-            return
-        sock.sendall(line.encode() + b"\n")
-        print(visible(read_line(sock)))
+        for line in lines:
+            if line.strip() == "bye":
+                return
+            sock.sendall(line.encode() + b"\n")
+            print(visible(read_line(sock)))
 
 
 def read_line(sock: socket.socket) -> bytes:
@@ -185,7 +186,8 @@ def ask(name: str, default: str, kind: Callable[[str], Result]) -> Result:
         try:
             return kind(line.decode(errors="replace").strip() or default)
         except argparse.ArgumentTypeError as error:
-            print(error, file=sys.stderr)
+            with contextlib.suppress(OSError, AttributeError):  # Nobody reads standard error.
+                sys.stderr.write(f"{error}\n")
             wrong = True
 
 

@@ -75,16 +75,17 @@ def chat(sock: socket.socket, peer: Address) -> None:
 def insist(call: Callable[..., Result], *arguments: object) -> Result:
     """Return call(*arguments). While the system has no room for that, wait and try again.
 
-    Raises OSError when the call wants an address that another program has taken.
+    Raises OSError when another program has had the address that the call wants for a second.
     """
     waiting = False
+    give_up = time.monotonic() + 1
     while True:
         try:
             return call(*arguments)
         except ConnectionError:  # The client disconnected before we could accept it.
             continue
         except OSError as error:
-            if error.errno == errno.EADDRINUSE:
+            if error.errno == errno.EADDRINUSE and time.monotonic() > give_up:
                 raise
             if not waiting:
                 log(f"waiting: {reason(error)}")
@@ -243,7 +244,7 @@ def missing(wanted: str, token: str) -> ValueError:
 def main() -> None:
     """Read the command line, listen, say so, and serve until a signal ends the program."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it, whatever it waits for.
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("-b", "--bind", metavar="ADDRESS", default="127.0.0.1")
     parser.add_argument("port", metavar="PORT", nargs="?", type=port_number, help="0: any free one")
     options = parser.parse_args()
@@ -278,7 +279,8 @@ def ask(name: str, default: str, kind: Callable[[str], Result]) -> Result:
         try:
             return kind(line.decode(errors="replace").strip() or default)
         except argparse.ArgumentTypeError as error:
-            print(error, file=sys.stderr)
+            with contextlib.suppress(OSError, AttributeError):  # Nobody reads standard error.
+                sys.stderr.write(f"{error}\n")
             wrong = True
 
 

@@ -274,7 +274,7 @@ def missing(wanted: str, token: str) -> ValueError:
 def main() -> None:
     """Read the command line, listen, say so, and serve until a signal ends the program."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it, whatever it waits for.
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("-b", "--bind", metavar="ADDRESS", default="127.0.0.1")
     parser.add_argument("port", metavar="PORT", nargs="?", type=port_number, help="0: any free one")
     options = parser.parse_args()
@@ -309,7 +309,8 @@ def ask(name: str, default: str, kind: Callable[[str], Result]) -> Result:
         try:
             return kind(line.decode(errors="replace").strip() or default)
         except argparse.ArgumentTypeError as error:
-            print(error, file=sys.stderr)
+            with contextlib.suppress(OSError, AttributeError):  # Nobody reads standard error.
+                sys.stderr.write(f"{error}\n")
             wrong = True
 
 

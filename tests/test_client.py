@@ -479,6 +479,17 @@ def test_echo_at_a_terminal(text):
         assert terminal.ends()[0] == 0
 
 
+def test_two_lines_at_once():
+    """Two lines that come as one input, as from a paste, are sent and answered one by one."""
+    pytest.importorskip("readline")
+    with Server("server3") as server, Terminal("client", HERE, server.port) as terminal:
+        terminal.shows("> ")
+        terminal.type("1+1\x16\n2+2\r")  # Ctrl-V makes the line feed a part of the line.
+        terminal.shows("\r\n2\r\n4\r\n> ")
+        terminal.type("100+1\r")
+        terminal.shows("\r\n101\r\n> ")
+
+
 def test_history_and_editing():
     """Where there is readline, the last line comes back with the arrow key, and can be edited."""
     pytest.importorskip("readline")

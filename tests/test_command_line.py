@@ -9,10 +9,13 @@ import re
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 
 import pytest
 from support import (
     POSIX,
+    ROOT,
     SERVERS,
     WAIT,
     Server,
@@ -345,3 +348,21 @@ def test_ctrl_c_at_the_question(name):
         status, rest = terminal.interrupt()
         assert status == -signal.SIGINT
         assert "Traceback" not in rest
+
+
+@posix
+@pytest.mark.parametrize("name", SERVERS)
+def test_bad_answer_without_standard_error(name):
+    """Where standard error is closed, a bad answer is not complained about anywhere else."""
+    status, out, _ = run(
+        name, *NO_ADDRESS, input=b"abc\n\n", prefix=("sh", "-c", 'exec "$@" 2>&-', "sh")
+    )
+    assert (status, out) == (1, b"")
+
+
+@pytest.mark.parametrize("name", [*SERVERS, "client"])
+def test_without_docstrings(name):
+    """The scripts run under python -OO, which takes the docstrings away."""
+    command = [sys.executable, "-OO", str(ROOT / f"{name}.py"), "-h"]
+    done = subprocess.run(command, capture_output=True, timeout=WAIT)
+    assert (done.returncode, done.stderr) == (0, b"")

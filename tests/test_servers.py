@@ -111,6 +111,17 @@ def test_sessions_of_all_ends():
         assert until(attempt, "an answer") == "2"
 
 
+def test_port_taken_for_a_moment():
+    """If the port is free again within a second, server1 listens again and serves the next one."""
+    with Server("server1") as server, server.connect() as sock:
+        assert ask(sock, "1+1") == "2"
+        with socket.create_server(("127.0.0.1", server.port)):
+            sock.close()
+            until(lambda: "waiting: " in server.log(), "it waits for its port")
+        with server.connect_to_idle() as sock:
+            assert ask(sock, "2+2") == "4"
+
+
 @pytest.mark.parametrize("name", SERVERS)
 def test_port_taken_in_the_meantime(name):
     """Another program may take the port while server1 serves; it then says so and ends."""
