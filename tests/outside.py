@@ -53,9 +53,9 @@ def threads(pid):
 
 
 def processor_time(pid):
-    """Return the seconds of processor time that the process has used, to a hundredth or so."""
-    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    """Return the seconds of processor time that the process's threads have used: proc(5)."""
+    tasks = pathlib.Path(f"/proc/{pid}/task").glob("*/schedstat")
+    return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
 
 
 def idle_share(pid, seconds=0.3):
