@@ -19,14 +19,13 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 DEFAULT_HOST = "localhost"
 DEFAULT_PORT = "10000"
 CHUNK = 65536  # bytes to move at a time, and the most that a reply at a terminal may have
 END_KEY = "Ctrl-Z and Enter" if os.name == "nt" else "Ctrl-D"
 Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
-Result = TypeVar("Result")
 
 
 def main() -> None:
@@ -167,11 +166,12 @@ class Lines:
 # --- Shared with the servers --------------------------------------------------------------------
 
 
-def ask(name: str, default: str, kind: Callable[[str], Result]) -> Result:
-    """Return what kind makes of a line of standard input. Blank, or its end, means the default.
+def ask(name: str, default: str, convert: Callable[[str], Any]) -> Any:
+    """Read an answer from standard input, and return convert(answer).
 
-    Only a terminal is shown the question. It is asked again while kind raises ArgumentTypeError.
-    Raises SystemExit when the input ends after that.
+    A blank line, or the end of the input, means the default. Only a terminal is shown the question.
+    While convert raises ArgumentTypeError, show the error and ask again. Raises SystemExit if the
+    input ends then.
     """
     wrong = False
     while True:
@@ -184,7 +184,7 @@ def ask(name: str, default: str, kind: Callable[[str], Result]) -> Result:
         if wrong and not line:
             sys.exit(2)
         try:
-            return kind(line.decode(errors="replace").strip() or default)
+            return convert(line.decode(errors="replace").strip() or default)
         except argparse.ArgumentTypeError as error:
             with contextlib.suppress(OSError, AttributeError):  # Nobody reads standard error.
                 sys.stderr.write(f"{error}\n")

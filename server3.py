@@ -25,7 +25,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, TextIO, TypeVar
+from typing import Any, TextIO
 
 NAME = "server3"
 DEFAULT_PORT = "10000"
@@ -36,18 +36,20 @@ CHUNK = 512  # bytes to read at a time: the replies to so many take about 70 KB 
 PAUSE = 0.01  # seconds until we try again when the system has run out of something
 MAX_LINE = 1024  # bytes, without the end of the line
 TOO_BIG = 10**1000  # the first integer of more than 1,000 digits
-# A client that vanishes is noticed after 60 + 4 * 10 seconds, or when what we sent to it has not
-# been acknowledged for 100,000 milliseconds: tcp(7). TCP_KEEPALIVE is TCP_KEEPIDLE on macOS.
-KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 4, "TCP_USER_TIMEOUT": 100_000}
-KEEPALIVE["TCP_KEEPALIVE"] = KEEPALIVE["TCP_KEEPIDLE"]
+KEEPALIVE = {  # how soon a client that has vanished is noticed: tcp(7); no system has all of these
+    "TCP_KEEPIDLE": 60,  # seconds of silence until the kernel asks whether it is still there
+    "TCP_KEEPALIVE": 60,  # the same on macOS
+    "TCP_KEEPINTVL": 10,  # seconds until it asks again
+    "TCP_KEEPCNT": 4,  # unanswered questions that end the connection
+    "TCP_USER_TIMEOUT": 100_000,  # milliseconds that bytes we sent may remain unacknowledged
+}
 Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
-Result = TypeVar("Result")
 
 
 # --- The model: a loop, and every client in one of two states -----------------------------------
 #
-# Either we wait to read from a client, or we owe it bytes and wait until it takes them. We do not
-# read from a client that we owe, so one that does not read its replies costs little memory.
+# Either we wait to read from a client, or we owe it bytes and wait until it takes them. We read
+# nothing from a client that we owe bytes, so one that never reads its replies costs little memory.
 
 
 def serve(listener: socket.socket) -> None:
@@ -56,7 +58,7 @@ def serve(listener: socket.socket) -> None:
     listening = listener.fileno()
     clients: dict[int, Client] = {}  # by descriptor: select takes numbers faster than sockets
     reading = {listening}  # the descriptors that we wait to read from
-    writing: set[int] = set()  # those of the clients that we owe bytes
+    writing: set[int] = set()  # the descriptors of the clients that we owe bytes
     while True:
         try:
             # We do not watch the listening socket while there is no room to accept a client.
@@ -95,7 +97,7 @@ class Client:
         log(f"{show(peer)} connected")
 
     def turn(self) -> bool:
-        """Read and answer, unless we owe it bytes, and send; return whether it is still there."""
+        """Read and compute replies, if we owe it nothing yet. Send. Return whether it remains."""
         try:
             if not self.owed:
                 data = self.sock.recv(CHUNK)
@@ -177,7 +179,7 @@ class Conversation:
             self.skipping = not newline
         *lines, self.partial = (self.partial + data).split(b"\n")
         if len(self.partial.removesuffix(b"\r")) > MAX_LINE:
-            lines.append(self.partial)  # Its error does not wait for its end.
+            lines.append(self.partial)  # It gets its error now, before it ends.
             self.partial = b""
             self.skipping = True
         return b"".join(map(reply, lines))
@@ -207,10 +209,12 @@ def reply(line: bytes) -> bytes:
 
 # --- The arithmetic: precedence climbing --------------------------------------------------------
 #
-# An operator has a precedence, a level for its right operand, and a function. The right operand
-# ends before the first operator whose precedence is not above that level. So the right operand of
-# - is 3*4 in 2-3*4, and 3 in 2-3-4. The level of ** is below its own precedence, because 2**3**2
-# means 2**(3**2). The operand of a sign contains ** but no other operator: -2**2 is -(2**2).
+# A sum consists of products, and a product consists of powers. So an operator has a precedence
+# (SUM, PRODUCT or POWER), the lowest precedence that its right operand may have, and a function.
+# The right operand of - is the product 3*4 in 2-3*4, but only 3 in 2-3-4. That of ** is a power,
+# because 2**3**2 means 2**(3**2). The operand of a sign is one too: -2**2 means -(2**2).
+
+SUM, PRODUCT, POWER = 1, 2, 3
 
 
 def power(base: float, exponent: float) -> float:
@@ -218,7 +222,7 @@ def power(base: float, exponent: float) -> float:
     if isinstance(base, int) and isinstance(exponent, int) and exponent > 0:
         if (base.bit_length() - 1) * exponent > TOO_BIG.bit_length():
             raise OverflowError
-        if -1 <= base <= 1:  # Any other exponent that is even, or odd, gives the same.
+        if -1 <= base <= 1:  # Only this matters then: whether the exponent is even or odd.
             exponent = 2 - exponent % 2
     value: complex = base**exponent
     if isinstance(value, complex):
@@ -227,21 +231,20 @@ def power(base: float, exponent: float) -> float:
 
 
 OPERATORS: dict[str, tuple[int, int, Callable[[Any, Any], Any]]] = {
-    "+": (1, 1, operator.add),
-    "-": (1, 1, operator.sub),
-    "*": (2, 2, operator.mul),
-    "/": (2, 2, operator.truediv),
-    "//": (2, 2, operator.floordiv),
-    "%": (2, 2, operator.mod),
-    "**": (4, 3, power),
+    "+": (SUM, PRODUCT, operator.add),
+    "-": (SUM, PRODUCT, operator.sub),
+    "*": (PRODUCT, POWER, operator.mul),
+    "/": (PRODUCT, POWER, operator.truediv),
+    "//": (PRODUCT, POWER, operator.floordiv),
+    "%": (PRODUCT, POWER, operator.mod),
+    "**": (POWER, POWER, power),
 }
 SIGNS = {"+", "-"}
-SIGN_LEVEL = 3
 DIGITS = "0123456789."  # what a number begins with
 END = "the end of the line"  # follows the last token
 SYMBOLS = "|".join(map(re.escape, sorted(OPERATORS, key=len, reverse=True)))  # ** before *
 NUMBER = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
-TOKENS = re.compile(rf"{NUMBER}|{SYMBOLS}|\w+|[^ \t]")  # the last two: a word, any character
+TOKENS = re.compile(rf"{NUMBER}|{SYMBOLS}|\w+|[^ \t]")  # or a word, or any other character
 
 
 def evaluate(text: str) -> float:
@@ -251,44 +254,41 @@ def evaluate(text: str) -> float:
     """
     tokens = [*TOKENS.findall(text), END]
     tokens.reverse()  # so that pop() takes the next one
-    value = expression(tokens, 0)
+    value = expression(tokens, SUM)
     if tokens[-1] != END:
         raise missing("operator", tokens[-1])
-    if not -TOO_BIG < value < TOO_BIG:  # too big, infinite, or not a number
+    if not abs(value) < TOO_BIG:  # It is too big, infinite, or not a number.
         raise OverflowError
     return value
 
 
-def expression(tokens: list[str], level: int) -> float:
-    """Take an operand from the tokens, and all operators above the level; return the value."""
+def expression(tokens: list[str], lowest: int) -> float:
+    """Take an operand and the operators of at least the lowest precedence. Return the value."""
     token = tokens.pop()
     if token[0] in DIGITS:
         if token.isdigit():
             value: float = int(token)
-            if value and token[0] == "0":
+            if token[0] == "0" and value:
                 raise ValueError(f"{token} begins with a zero")
             if value >= TOO_BIG:
                 raise OverflowError
         else:
             value = float(token)
     elif token == "(":
-        value = expression(tokens, 0)
+        value = expression(tokens, SUM)
         if (token := tokens.pop()) != ")":
             raise missing("operator", token)
     elif token in SIGNS:
-        negative = token == "-"
+        sign = 1 if token == "+" else -1
         while tokens[-1] in SIGNS:
-            if tokens.pop() == "-":
-                negative = not negative
-        value = expression(tokens, SIGN_LEVEL)
-        if negative:
-            value = -value
+            sign *= 1 if tokens.pop() == "+" else -1
+        value = sign * expression(tokens, POWER)
     else:
         raise missing("operand", token)
-    while tokens[-1] in OPERATORS and OPERATORS[tokens[-1]][0] > level:
-        _, right_level, function = OPERATORS[tokens.pop()]
-        value = function(value, expression(tokens, right_level))
-        if type(value) is int and not -TOO_BIG < value < TOO_BIG:
+    while tokens[-1] in OPERATORS and OPERATORS[tokens[-1]][0] >= lowest:
+        _, right_lowest, function = OPERATORS[tokens.pop()]
+        value = function(value, expression(tokens, right_lowest))
+        if type(value) is int and abs(value) >= TOO_BIG:
             raise OverflowError
     return value
 
@@ -324,11 +324,12 @@ def main() -> None:
         sys.exit(f"{NAME}: cannot listen on {show(address)}: {reason(error)}")
 
 
-def ask(name: str, default: str, kind: Callable[[str], Result]) -> Result:
-    """Return what kind makes of a line of standard input. Blank, or its end, means the default.
+def ask(name: str, default: str, convert: Callable[[str], Any]) -> Any:
+    """Read an answer from standard input, and return convert(answer).
 
-    Only a terminal is shown the question. It is asked again while kind raises ArgumentTypeError.
-    Raises SystemExit when the input ends after that.
+    A blank line, or the end of the input, means the default. Only a terminal is shown the question.
+    While convert raises ArgumentTypeError, show the error and ask again. Raises SystemExit if the
+    input ends then.
     """
     wrong = False
     while True:
@@ -341,7 +342,7 @@ def ask(name: str, default: str, kind: Callable[[str], Result]) -> Result:
         if wrong and not line:
             sys.exit(2)
         try:
-            return kind(line.decode(errors="replace").strip() or default)
+            return convert(line.decode(errors="replace").strip() or default)
         except argparse.ArgumentTypeError as error:
             with contextlib.suppress(OSError, AttributeError):  # Nobody reads standard error.
                 sys.stderr.write(f"{error}\n")
@@ -364,7 +365,7 @@ def listen(family: int, address: Address) -> socket.socket:
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in KEEPALIVE.items():
-        with contextlib.suppress(AttributeError, OSError):  # No system has all of them.
+        with contextlib.suppress(AttributeError, OSError):
             listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
     listener.bind(address)
     listener.listen(BACKLOG)

@@ -19,7 +19,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, TextIO, TypeVar
+from typing import Any, TextIO
 
 NAME = "server4"
 DEFAULT_PORT = "10000"
@@ -28,18 +28,20 @@ MAX_CLIENTS = 1000
 GROUP = 64  # clients to accept in a row, before the others get their turn
 CHUNK = 65536  # bytes to read at a time, so also the most that we owe a client
 PAUSE = 0.01  # seconds until we try again when the system has run out of something
-# A client that vanishes is noticed after 60 + 4 * 10 seconds, or when what we sent to it has not
-# been acknowledged for 100,000 milliseconds: tcp(7). TCP_KEEPALIVE is TCP_KEEPIDLE on macOS.
-KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 4, "TCP_USER_TIMEOUT": 100_000}
-KEEPALIVE["TCP_KEEPALIVE"] = KEEPALIVE["TCP_KEEPIDLE"]
+KEEPALIVE = {  # how soon a client that has vanished is noticed: tcp(7); no system has all of these
+    "TCP_KEEPIDLE": 60,  # seconds of silence until the kernel asks whether it is still there
+    "TCP_KEEPALIVE": 60,  # the same on macOS
+    "TCP_KEEPINTVL": 10,  # seconds until it asks again
+    "TCP_KEEPCNT": 4,  # unanswered questions that end the connection
+    "TCP_USER_TIMEOUT": 100_000,  # milliseconds that bytes we sent may remain unacknowledged
+}
 Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
-Result = TypeVar("Result")
 
 
 # --- The model: a loop, and every client in one of two states -----------------------------------
 #
-# Either we wait to read from a client, or we owe it bytes and wait until it takes them. We do not
-# read from a client that we owe, so one that does not read its replies costs little memory.
+# Either we wait to read from a client, or we owe it bytes and wait until it takes them. We read
+# nothing from a client that we owe bytes, so one that never reads its replies costs little memory.
 
 
 def serve(listener: socket.socket) -> None:
@@ -48,7 +50,7 @@ def serve(listener: socket.socket) -> None:
     listening = listener.fileno()
     clients: dict[int, Client] = {}  # by descriptor: select takes numbers faster than sockets
     reading = {listening}  # the descriptors that we wait to read from
-    writing: set[int] = set()  # those of the clients that we owe bytes
+    writing: set[int] = set()  # the descriptors of the clients that we owe bytes
     while True:
         try:
             # We do not watch the listening socket while there is no room to accept a client.
@@ -87,7 +89,7 @@ class Client:
         log(f"{show(peer)} connected")
 
     def turn(self) -> bool:
-        """Read and answer, unless we owe it bytes, and send; return whether it is still there."""
+        """Read and compute replies, if we owe it nothing yet. Send. Return whether it remains."""
         try:
             if not self.owed:
                 data = self.sock.recv(CHUNK)
@@ -160,7 +162,7 @@ class Conversation:
         return data
 
     def end(self) -> bytes:
-        """Return what is still to be said when the client has sent everything: nothing."""
+        """Return what remains to be sent when the client has sent everything: nothing."""
         return b""
 
 
@@ -186,11 +188,12 @@ def main() -> None:
         sys.exit(f"{NAME}: cannot listen on {show(address)}: {reason(error)}")
 
 
-def ask(name: str, default: str, kind: Callable[[str], Result]) -> Result:
-    """Return what kind makes of a line of standard input. Blank, or its end, means the default.
+def ask(name: str, default: str, convert: Callable[[str], Any]) -> Any:
+    """Read an answer from standard input, and return convert(answer).
 
-    Only a terminal is shown the question. It is asked again while kind raises ArgumentTypeError.
-    Raises SystemExit when the input ends after that.
+    A blank line, or the end of the input, means the default. Only a terminal is shown the question.
+    While convert raises ArgumentTypeError, show the error and ask again. Raises SystemExit if the
+    input ends then.
     """
     wrong = False
     while True:
@@ -203,7 +206,7 @@ def ask(name: str, default: str, kind: Callable[[str], Result]) -> Result:
         if wrong and not line:
             sys.exit(2)
         try:
-            return kind(line.decode(errors="replace").strip() or default)
+            return convert(line.decode(errors="replace").strip() or default)
         except argparse.ArgumentTypeError as error:
             with contextlib.suppress(OSError, AttributeError):  # Nobody reads standard error.
                 sys.stderr.write(f"{error}\n")
@@ -226,7 +229,7 @@ def listen(family: int, address: Address) -> socket.socket:
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in KEEPALIVE.items():
-        with contextlib.suppress(AttributeError, OSError):  # No system has all of them.
+        with contextlib.suppress(AttributeError, OSError):
             listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
     listener.bind(address)
     listener.listen(BACKLOG)
