@@ -83,7 +83,7 @@ def chat(sock: socket.socket) -> None:
     print(f"Connected to {show(sock.getpeername())}. Leave with {END_KEY}, Ctrl-C or bye.")
     while True:
         try:
-            lines = input("> ").split("\n")  # What is pasted may be more than one.
+            lines = input("> ").split("\n")  # Pasted text may have several.
         except EOFError:
             print()
             return
@@ -108,9 +108,9 @@ def read_line(sock: socket.socket) -> bytes:
 
 
 def visible(reply: bytes) -> str:
-    """Return a reply as text, without its end, and with all that a terminal might obey escaped."""
+    """Return a reply as text, without its end, and with its control characters escaped."""
     text = reply.rstrip(b"\r\n").decode(errors="backslashreplace")
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)  # without its quotes
 
 
 # --- On a pipe ----------------------------------------------------------------------------------
@@ -141,12 +141,12 @@ def relay(sock: socket.socket) -> None:
             try:
                 data = data[os.write(1, data) :]
             except OSError as error:
-                if error.errno in (errno.EPIPE, errno.EINVAL):  # EINVAL is the same on Windows.
-                    sys.exit(1)  # Nobody reads any more, as in client.py ... | head: no error.
+                if error.errno in (errno.EPIPE, errno.EINVAL):  # EINVAL on Windows
+                    sys.exit(1)  # Nobody reads any more, as in client.py ... | head.
                 raise
     if not all_sent.is_set():
         raise ConnectionError("the server ended before the input did")
-    if received.count < sent.count or received.ends < sent.ends:
+    if received.begun < sent.begun or received.ended < sent.ended:
         raise ConnectionError("the server ended before it had replied to every line")
 
 
@@ -154,13 +154,13 @@ class Lines:
     """A count of the lines in a stream of bytes."""
 
     def __init__(self) -> None:
-        self.ends = 0  # lines that have ended
-        self.count = 0  # the same, and the last one, even if it has no end
+        self.ended = 0  # 1 for "2\n3"
+        self.begun = 0  # 2 for "2\n3"
 
     def add(self, data: bytes) -> None:
         """Count the lines in data, the next bytes of the stream."""
-        self.ends += data.count(b"\n")
-        self.count = self.ends + (not data.endswith(b"\n"))
+        self.ended += data.count(b"\n")
+        self.begun = self.ended + (not data.endswith(b"\n"))
 
 
 # --- Shared with the servers --------------------------------------------------------------------
@@ -179,8 +179,8 @@ def ask(name: str, default: str, convert: Callable[[str], Any]) -> Any:
         with contextlib.suppress(OSError):  # A standard input that is closed has ended.
             if os.isatty(0):
                 print(f"{name} [{default}]: ", end="", file=sys.stderr, flush=True)
-            with open(0, "rb", buffering=0, closefd=False) as stdin:  # leaves what follows the line
-                line = stdin.readline()
+            with open(0, "rb", buffering=0, closefd=False) as stdin:
+                line = stdin.readline()  # Without a buffer, it reads nothing beyond the line.
         if wrong and not line:
             sys.exit(2)
         try:
@@ -194,7 +194,7 @@ def ask(name: str, default: str, convert: Callable[[str], Any]) -> Any:
 def port_number(text: str) -> int:
     """Return the port that text names. Raises ArgumentTypeError if it names none."""
     if not (text.isascii() and text.isdigit() and len(text) <= 5 and int(text) <= 65535):
-        raise argparse.ArgumentTypeError(f"{text!a} is not a port: a number from 0 to 65535 is")
+        raise argparse.ArgumentTypeError(f"{text!a} is not a port (a number from 0 to 65535)")
     return int(text)
 
 

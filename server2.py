@@ -33,11 +33,11 @@ DEFAULT_PORT = "10000"
 BACKLOG = 1024  # connections that the kernel keeps until we accept them
 MAX_CLIENTS = 1000
 GROUP = 64  # clients to accept in a row, before the others get their turn
-CHUNK = 512  # bytes to read at a time: the replies to so many take about 70 KB at most
+CHUNK = 512  # bytes to read at a time: 73 lines of 9**999 fit, and their replies take 70 KB
 PAUSE = 0.01  # seconds until we try again when the system has run out of something
 MAX_LINE = 1024  # bytes, without the end of the line
 TOO_BIG = 10**1000  # the first integer of more than 1,000 digits
-KEEPALIVE = {  # how soon a client that has vanished is noticed: tcp(7); no system has all of these
+KEEPALIVE = {  # how soon the kernel notices that a client has vanished: see man 7 tcp
     "TCP_KEEPIDLE": 60,  # seconds of silence until the kernel asks whether it is still there
     "TCP_KEEPALIVE": 60,  # the same on macOS
     "TCP_KEEPINTVL": 10,  # seconds until it asks again
@@ -49,44 +49,46 @@ Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 
 # --- The model: every client in a thread of its own ---------------------------------------------
 #
-# Python runs one thread at a time: the one that holds the global interpreter lock. If hundreds of
-# threads waited for that lock in order to compute, the thread that accepts clients would hardly
-# ever get it. So they wait for COMPUTING first, and at most one of them competes for the
-# interpreter. The threads share nothing that they change, so no lock is needed for their data.
+# Python runs one thread at a time: the one that holds the global interpreter lock. Without
+# COMPUTING, every thread that has lines to answer would compete for it with the thread that accepts
+# clients, and hundreds of them would keep new clients waiting for many seconds. So a thread holds
+# COMPUTING while it computes. The accepting thread holds it for a group of clients: meanwhile none
+# of the others computes. They share nothing but the set of clients, and change that in one step.
 
-COMPUTING = threading.Lock()  # held while a thread computes, or while clients are accepted
+COMPUTING = threading.Lock()
 SWITCH = 0.0005  # seconds that a thread may keep the interpreter while another one wants it
 
 
 def serve(listener: socket.socket) -> None:
     """Serve all clients that connect, each in a thread of its own, for ever."""
     sys.setswitchinterval(SWITCH)
-    listener.setblocking(False)
-    clients: set[socket.socket] = set()  # those that have a thread, or wait for one
-    accepted = None  # a socket and its address, if there was no thread for them yet
-    waiting = False  # until the system has a descriptor, memory or a thread for us
+    listener.setblocking(False)  # because nobody computes while we wait and hold COMPUTING
+    clients: set[socket.socket] = set()  # those that have a thread, or are to have one
+    pending = None  # an accepted socket and its address, while no thread can be started for it
+    shortage = False  # whether the system has run out of descriptors, memory or threads
     while True:
         try:
-            if not accepted:
+            if pending is None:
                 select.select([listener], [], [])
             with COMPUTING:
                 for _ in range(GROUP):
-                    accepted = accepted or listener.accept()
-                    admit(*accepted, clients)
-                    accepted = None
-                    waiting = False
+                    if pending is None:
+                        pending = listener.accept()
+                    admit(*pending, clients)
+                    pending = None
+                    shortage = False
         except (BlockingIOError, ConnectionError):  # Nobody waits any more, or it disconnected.
             pass
-        except (OSError, RuntimeError, MemoryError) as error:  # RuntimeError: no thread
-            if not waiting:
+        except (OSError, RuntimeError, MemoryError) as error:  # RuntimeError is about threads.
+            if not shortage:
                 log(f"waiting: {reason(error)}")
-            waiting = True
+            shortage = True
             time.sleep(PAUSE)
 
 
 def admit(sock: socket.socket, peer: Address, clients: set[socket.socket]) -> None:
-    """Start a thread for a client, if the server is not full. Raises RuntimeError without one."""
-    if len(clients) == MAX_CLIENTS and sock not in clients:  # It is if we try again.
+    """Start a thread for a client, if the server is not full. Raises RuntimeError if it cannot."""
+    if len(clients) == MAX_CLIENTS and sock not in clients:  # It is there when we try again.
         refuse(sock, peer)
         return
     clients.add(sock)
@@ -110,7 +112,9 @@ def chat(sock: socket.socket, peer: Address) -> None:
             with COMPUTING:
                 replies = conversation.feed(data)
             sock.sendall(replies)
-        sock.sendall(conversation.end())
+        with COMPUTING:
+            replies = conversation.end()
+        sock.sendall(replies)
         log(f"{show(peer)} disconnected")
     except (OSError, MemoryError) as error:
         log(f"{show(peer)} disconnected: {reason(error)}")
@@ -122,7 +126,7 @@ def refuse(sock: socket.socket, peer: Address) -> None:
         sock.setblocking(False)
         sock.send(b"error: server full\n")
         sock.shutdown(socket.SHUT_WR)
-        sock.recv(65536)  # Closing with unread bytes is a reset, which could overtake the error.
+        sock.recv(65536)  # Closed with unread bytes, it would be reset, and might lose the error.
     log(f"{show(peer)} refused: server full")
 
 
@@ -140,9 +144,9 @@ class Conversation:
         self.skipping = False  # whether we skip the rest of a line that is too long
 
     def feed(self, data: bytes) -> bytes:
-        """Return the replies to all lines that end in data, the next bytes from the client."""
+        """Take the next bytes from the client; return replies to the lines that they complete."""
         if self.skipping:
-            _, newline, data = data.partition(b"\n")
+            _, newline, data = data.partition(b"\n")  # newline is empty if data contains none.
             self.skipping = not newline
         *lines, self.partial = (self.partial + data).split(b"\n")
         if len(self.partial.removesuffix(b"\r")) > MAX_LINE:
@@ -176,10 +180,12 @@ def reply(line: bytes) -> bytes:
 
 # --- The arithmetic: precedence climbing --------------------------------------------------------
 #
-# A sum consists of products, and a product consists of powers. So an operator has a precedence
-# (SUM, PRODUCT or POWER), the lowest precedence that its right operand may have, and a function.
-# The right operand of - is the product 3*4 in 2-3*4, but only 3 in 2-3-4. That of ** is a power,
-# because 2**3**2 means 2**(3**2). The operand of a sign is one too: -2**2 means -(2**2).
+# A sum consists of products, and a product consists of powers. So every operator has a precedence
+# (SUM, PRODUCT or POWER), the lowest precedence of operators inside its right operand, and a
+# function. For 2-3*4, expression(SUM) takes 2 and -, and calls expression(PRODUCT) for the right
+# operand, which takes 3*4. In 2-3-4 that takes only 3, because the second - is no PRODUCT. The
+# right operand of ** is a POWER, as 2**3**2 is 2**(3**2). So is the operand of a sign, as -2**2 is
+# -(2**2).
 
 SUM, PRODUCT, POWER = 1, 2, 3
 
@@ -187,14 +193,14 @@ SUM, PRODUCT, POWER = 1, 2, 3
 def power(base: float, exponent: float) -> float:
     """Return base**exponent. Raises OverflowError before it computes an integer that is too big."""
     if isinstance(base, int) and isinstance(exponent, int) and exponent > 0:
-        if (base.bit_length() - 1) * exponent > TOO_BIG.bit_length():
+        if (base.bit_length() - 1) * exponent > TOO_BIG.bit_length():  # The result has more bits.
             raise OverflowError
-        if -1 <= base <= 1:  # Only this matters then: whether the exponent is even or odd.
+        if -1 <= base <= 1:  # Whether the exponent is odd is all that matters; a small one is fast.
             exponent = 2 - exponent % 2
-    value: complex = base**exponent
-    if isinstance(value, complex):
+    result: complex = base**exponent  # It is complex in (-2)**0.5.
+    if isinstance(result, complex):
         raise ValueError("the result is not a real number")
-    return value
+    return result
 
 
 OPERATORS: dict[str, tuple[int, int, Callable[[Any, Any], Any]]] = {
@@ -207,7 +213,7 @@ OPERATORS: dict[str, tuple[int, int, Callable[[Any, Any], Any]]] = {
     "**": (POWER, POWER, power),
 }
 SIGNS = {"+", "-"}
-DIGITS = "0123456789."  # what a number begins with
+NUMBER_STARTS = "0123456789."
 END = "the end of the line"  # follows the last token
 SYMBOLS = "|".join(map(re.escape, sorted(OPERATORS, key=len, reverse=True)))  # ** before *
 NUMBER = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
@@ -223,8 +229,8 @@ def evaluate(text: str) -> float:
     tokens.reverse()  # so that pop() takes the next one
     value = expression(tokens, SUM)
     if tokens[-1] != END:
-        raise missing("operator", tokens[-1])
-    if not abs(value) < TOO_BIG:  # It is too big, infinite, or not a number.
+        raise syntax_error("operator", tokens[-1])
+    if not abs(value) < TOO_BIG:  # This is true of nan, too.
         raise OverflowError
     return value
 
@@ -232,39 +238,41 @@ def evaluate(text: str) -> float:
 def expression(tokens: list[str], lowest: int) -> float:
     """Take an operand and the operators of at least the lowest precedence. Return the value."""
     token = tokens.pop()
-    if token[0] in DIGITS:
+    if token[0] in NUMBER_STARTS:
         if token.isdigit():
             value: float = int(token)
             if token[0] == "0" and value:
                 raise ValueError(f"{token} begins with a zero")
             if value >= TOO_BIG:
                 raise OverflowError
+        elif token == ".":
+            raise ValueError("'.' is not a number")
         else:
             value = float(token)
     elif token == "(":
         value = expression(tokens, SUM)
         if (token := tokens.pop()) != ")":
-            raise missing("operator", token)
+            raise syntax_error("operator", token)
     elif token in SIGNS:
         sign = 1 if token == "+" else -1
         while tokens[-1] in SIGNS:
             sign *= 1 if tokens.pop() == "+" else -1
         value = sign * expression(tokens, POWER)
     else:
-        raise missing("operand", token)
+        raise syntax_error("operand", token)
     while tokens[-1] in OPERATORS and OPERATORS[tokens[-1]][0] >= lowest:
         _, right_lowest, function = OPERATORS[tokens.pop()]
         value = function(value, expression(tokens, right_lowest))
-        if type(value) is int and abs(value) >= TOO_BIG:
+        if type(value) is int and abs(value) >= TOO_BIG:  # A float may be infinite on the way.
             raise OverflowError
     return value
 
 
-def missing(wanted: str, token: str) -> ValueError:
+def syntax_error(wanted: str, token: str) -> ValueError:
     """Return the error for a token that stands where an operand or an operator is wanted."""
-    if wanted == "operator" and token in (")", END):
+    if wanted == "operator" and token in (")", END):  # No operator is missing before these.
         return ValueError("a parenthesis is missing")
-    if token in OPERATORS or token in ("(", ")", END) or token[0] in DIGITS:
+    if token in OPERATORS or token in ("(", ")", END) or token[0] in NUMBER_STARTS:
         return ValueError(f"an {wanted} is missing before {token}")
     return ValueError(f"{token!r} is not understood")
 
@@ -287,7 +295,7 @@ def main() -> None:
         address = listener.getsockname()
         log(f"{NAME} listening on {show(address)}", sys.stdout)
         serve(listener)
-    except (OSError, UnicodeError) as error:
+    except (OSError, UnicodeError) as error:  # from serve, too: server1 listens again
         sys.exit(f"{NAME}: cannot listen on {show(address)}: {reason(error)}")
 
 
@@ -304,8 +312,8 @@ def ask(name: str, default: str, convert: Callable[[str], Any]) -> Any:
         with contextlib.suppress(OSError):  # A standard input that is closed has ended.
             if os.isatty(0):
                 print(f"{name} [{default}]: ", end="", file=sys.stderr, flush=True)
-            with open(0, "rb", buffering=0, closefd=False) as stdin:  # leaves what follows the line
-                line = stdin.readline()
+            with open(0, "rb", buffering=0, closefd=False) as stdin:
+                line = stdin.readline()  # Without a buffer, it reads nothing beyond the line.
         if wrong and not line:
             sys.exit(2)
         try:
@@ -319,7 +327,7 @@ def ask(name: str, default: str, convert: Callable[[str], Any]) -> Any:
 def port_number(text: str) -> int:
     """Return the port that text names. Raises ArgumentTypeError if it names none."""
     if not (text.isascii() and text.isdigit() and len(text) <= 5 and int(text) <= 65535):
-        raise argparse.ArgumentTypeError(f"{text!a} is not a port: a number from 0 to 65535 is")
+        raise argparse.ArgumentTypeError(f"{text!a} is not a port (a number from 0 to 65535)")
     return int(text)
 
 
@@ -332,7 +340,7 @@ def listen(family: int, address: Address) -> socket.socket:
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in KEEPALIVE.items():
-        with contextlib.suppress(AttributeError, OSError):
+        with contextlib.suppress(AttributeError, OSError):  # No system has all of these options.
             listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
     listener.bind(address)
     listener.listen(BACKLOG)
@@ -351,7 +359,7 @@ def reason(error: BaseException) -> str:
 
 
 def log(text: str, stream: TextIO = sys.stderr) -> None:
-    """Write a line to the stream, unless that would fail, or would have to wait."""
+    """Write a line to the stream, or drop it: a log that nobody reads must not stop the server."""
     with contextlib.suppress(OSError, AttributeError):
         descriptor = stream.fileno()
         try:

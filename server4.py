@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """An echo server (RFC 862) for many clients at once: one thread, and select.
 
-The model is that of server3.py, line for line: ask the kernel which sockets can be read from or
-written to without waiting, take one short turn with each of them, and ask again. Only the
-conversation differs: it knows no lines, and gives every byte back.
+The model is exactly that of server3.py: ask the kernel which sockets can be read from or written
+to without waiting, take one short turn with each of them, and ask again. Only the conversation
+differs: it does not look for the ends of lines, and gives every byte back.
 
 The file reads from top to bottom: the model, the conversation, the command line.
 """
@@ -28,7 +28,7 @@ MAX_CLIENTS = 1000
 GROUP = 64  # clients to accept in a row, before the others get their turn
 CHUNK = 65536  # bytes to read at a time, so also the most that we owe a client
 PAUSE = 0.01  # seconds until we try again when the system has run out of something
-KEEPALIVE = {  # how soon a client that has vanished is noticed: tcp(7); no system has all of these
+KEEPALIVE = {  # how soon the kernel notices that a client has vanished: see man 7 tcp
     "TCP_KEEPIDLE": 60,  # seconds of silence until the kernel asks whether it is still there
     "TCP_KEEPALIVE": 60,  # the same on macOS
     "TCP_KEEPINTVL": 10,  # seconds until it asks again
@@ -47,20 +47,21 @@ Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 def serve(listener: socket.socket) -> None:
     """Serve all clients that connect, for ever."""
     listener.setblocking(False)
-    listening = listener.fileno()
+    listener_fd = listener.fileno()
     clients: dict[int, Client] = {}  # by descriptor: select takes numbers faster than sockets
-    reading = {listening}  # the descriptors that we wait to read from
+    reading = {listener_fd}  # the descriptors that we wait to read from
     writing: set[int] = set()  # the descriptors of the clients that we owe bytes
     while True:
         try:
-            # We do not watch the listening socket while there is no room to accept a client.
-            pause = None if listening in reading else PAUSE
+            # While the system has no descriptor or memory for another client, we do not watch the
+            # listening socket, but try again after each pause.
+            pause = None if listener_fd in reading else PAUSE
             readable, writable, _ = select.select(reading, writing, [], pause)
         except OSError:  # There is no memory; or nothing to watch, which is an error on Windows.
             time.sleep(PAUSE)
             readable, writable = [], []
-        for descriptor in readable + writable:
-            if descriptor == listening:
+        for descriptor in readable + writable:  # No descriptor is in both.
+            if descriptor == listener_fd:
                 continue
             client = clients[descriptor]
             if not client.turn():
@@ -74,8 +75,8 @@ def serve(listener: socket.socket) -> None:
                 writing.remove(descriptor)
                 reading.add(descriptor)
         # The listening socket comes last, because whoever has just disconnected makes room.
-        if listening in readable or listening not in reading:
-            admit(listener, clients, reading)
+        if listener_fd in readable or listener_fd not in reading:
+            accept_clients(listener, clients, reading)
 
 
 class Client:
@@ -89,15 +90,16 @@ class Client:
         log(f"{show(peer)} connected")
 
     def turn(self) -> bool:
-        """Read and compute replies, if we owe it nothing yet. Send. Return whether it remains."""
+        """Read and reply, or send more of what we owe. Return whether it is still connected."""
         try:
             if not self.owed:
                 data = self.sock.recv(CHUNK)
                 self.owed = self.conversation.feed(data) if data else self.conversation.end()
-                if not data and not self.owed:
+                if not data and not self.owed:  # It has sent everything, and got every reply.
                     self.close("disconnected")
                     return False
-            self.owed = self.owed[self.sock.send(self.owed) :]
+            sent = self.sock.send(self.owed)  # bytes; none, if no line is complete yet
+            self.owed = self.owed[sent:]
         except BlockingIOError:  # It could not be read, or written to, after all.
             pass
         except (OSError, MemoryError) as error:
@@ -112,33 +114,38 @@ class Client:
         log(f"{show(self.peer)} {text}")
 
 
-def admit(listener: socket.socket, clients: dict[int, Client], reading: set[int]) -> None:
-    """Accept the clients that wait. Stop watching the listening socket if there is no room."""
-    listening = listener.fileno()
+def accept_clients(listener: socket.socket, clients: dict[int, Client], reading: set[int]) -> None:
+    """Accept the clients that wait. In a shortage, stop watching the listening socket."""
+    listener_fd = listener.fileno()
     for _ in range(GROUP):
-        full = len(clients) == MAX_CLIENTS
         try:
             sock, peer = listener.accept()
             sock.setblocking(False)
-            # Try whether select can watch one more.
-            select.select([listening, *clients, sock.fileno()], [], [], 0)
+            watchable = can_watch([listener_fd, *clients, sock.fileno()])
         except BlockingIOError:  # Nobody waits any more.
             break
         except ConnectionError:  # It disconnected before we could accept it.
             continue
-        except ValueError:  # Select takes 512 on Windows, and no descriptor above 1,023 elsewhere.
-            full = True
         except (OSError, MemoryError) as error:
-            if listening in reading:
+            if listener_fd in reading:
                 log(f"waiting: {reason(error)}")
-            reading.discard(listening)
+            reading.discard(listener_fd)
             return
-        if full:
-            refuse(sock, peer)
-        else:
+        if watchable and len(clients) < MAX_CLIENTS:
             clients[sock.fileno()] = Client(sock, peer)
             reading.add(sock.fileno())
-    reading.add(listening)
+        else:
+            refuse(sock, peer)
+    reading.add(listener_fd)  # There is no shortage, or it has ended.
+
+
+def can_watch(descriptors: list[int]) -> bool:
+    """Return whether select takes these: 512 on Windows, elsewhere none above 1,023."""
+    try:
+        select.select(descriptors, [], [], 0)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def refuse(sock: socket.socket, peer: Address) -> None:
@@ -147,7 +154,7 @@ def refuse(sock: socket.socket, peer: Address) -> None:
         sock.setblocking(False)
         sock.send(b"error: server full\n")
         sock.shutdown(socket.SHUT_WR)
-        sock.recv(65536)  # Closing with unread bytes is a reset, which could overtake the error.
+        sock.recv(65536)  # Closed with unread bytes, it would be reset, and might lose the error.
     log(f"{show(peer)} refused: server full")
 
 
@@ -184,7 +191,7 @@ def main() -> None:
         address = listener.getsockname()
         log(f"{NAME} listening on {show(address)}", sys.stdout)
         serve(listener)
-    except (OSError, UnicodeError) as error:
+    except (OSError, UnicodeError) as error:  # from serve, too: server1 listens again
         sys.exit(f"{NAME}: cannot listen on {show(address)}: {reason(error)}")
 
 
@@ -201,8 +208,8 @@ def ask(name: str, default: str, convert: Callable[[str], Any]) -> Any:
         with contextlib.suppress(OSError):  # A standard input that is closed has ended.
             if os.isatty(0):
                 print(f"{name} [{default}]: ", end="", file=sys.stderr, flush=True)
-            with open(0, "rb", buffering=0, closefd=False) as stdin:  # leaves what follows the line
-                line = stdin.readline()
+            with open(0, "rb", buffering=0, closefd=False) as stdin:
+                line = stdin.readline()  # Without a buffer, it reads nothing beyond the line.
         if wrong and not line:
             sys.exit(2)
         try:
@@ -216,7 +223,7 @@ def ask(name: str, default: str, convert: Callable[[str], Any]) -> Any:
 def port_number(text: str) -> int:
     """Return the port that text names. Raises ArgumentTypeError if it names none."""
     if not (text.isascii() and text.isdigit() and len(text) <= 5 and int(text) <= 65535):
-        raise argparse.ArgumentTypeError(f"{text!a} is not a port: a number from 0 to 65535 is")
+        raise argparse.ArgumentTypeError(f"{text!a} is not a port (a number from 0 to 65535)")
     return int(text)
 
 
@@ -229,7 +236,7 @@ def listen(family: int, address: Address) -> socket.socket:
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in KEEPALIVE.items():
-        with contextlib.suppress(AttributeError, OSError):
+        with contextlib.suppress(AttributeError, OSError):  # No system has all of these options.
             listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
     listener.bind(address)
     listener.listen(BACKLOG)
@@ -248,7 +255,7 @@ def reason(error: BaseException) -> str:
 
 
 def log(text: str, stream: TextIO = sys.stderr) -> None:
-    """Write a line to the stream, unless that would fail, or would have to wait."""
+    """Write a line to the stream, or drop it: a log that nobody reads must not stop the server."""
     with contextlib.suppress(OSError, AttributeError):
         descriptor = stream.fileno()
         try:

@@ -19,7 +19,6 @@ SCRIPTS = (*SERVERS, "client")
 DIFFERENT = {
     "serve": ["server1", "server2", "server3 server4"],  # the models
     "chat": ["server1", "server2", "client"],
-    "admit": ["server2", "server3 server4"],
     "Conversation": ["server1 server2 server3", "server4"],
     "main": ["server1 server2 server3 server4", "client"],
     # constants
