@@ -58,7 +58,7 @@ def processor_time(pid):
     return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
 
 
-def idle_share(pid, seconds=0.3):
+def idle_share(pid, seconds=0.1):
     """Return the share of a processor that the process uses for some seconds from now."""
     before, begun = processor_time(pid), time.monotonic()
     time.sleep(seconds)  # what is measured is this span

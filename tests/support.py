@@ -144,9 +144,9 @@ def read_line(sock):
     """Return the next line from a socket, without its LF, as a str; what follows stays unread."""
     line = b""
     while not line.endswith(b"\n"):
-        byte = sock.recv(1)
-        assert byte, f"the server closed the connection after {line!r}"
-        line += byte
+        data = sock.recv(65536, socket.MSG_PEEK)
+        assert data, f"the server closed the connection after {line!r}"
+        line += sock.recv(data.find(b"\n") + 1 or len(data))
     return line[:-1].decode()
 
 

@@ -23,7 +23,7 @@ DIFFERENT = {
     "main": ["server1 server2 server3 server4", "client"],
     # constants
     "NAME": [*SERVERS],
-    "CHUNK": ["server1 server2 server3", "server4", "client"],
+    "CHUNK": ["server1", "server2 server3", "server4", "client"],
 }
 
 
