@@ -1,12 +1,13 @@
 """What pytest has to know: a marker for slow tests, and that many clients are many descriptors."""
 
+import contextlib
 import os
 import shutil
 import signal
 
 import pytest
 from outside import LINUX, PROCESSORS, raise_descriptor_limit
-from support import POSIX
+from support import POSIX, Server
 
 if POSIX:
     import resource
@@ -43,6 +44,20 @@ def ctrl_c():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(scope="module")
+def running():
+    """Give a function that returns the server of a name; the tests of a module share it."""
+    servers = {}
+    with contextlib.ExitStack() as stack:
+
+        def server(name):
+            if name not in servers:
+                servers[name] = stack.enter_context(Server(name))
+            return servers[name]
+
+        yield server
 
 
 @pytest.fixture

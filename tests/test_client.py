@@ -94,18 +94,18 @@ def is_one_line(err, words=""):
 
 
 @pytest.mark.parametrize("name", CALCULATORS)
-def test_pipe(name):
+def test_pipe(name, running):
     """Lines go in, replies come out, and nothing else."""
-    with Server(name) as server:
-        done = run("client", "localhost", server.port, input=b"1+2\n2**10\n")
-        assert done == (0, b"3\n1024\n", "")
+    server = running(name)
+    done = run("client", "localhost", server.port, input=b"1+2\n2**10\n")
+    assert done == (0, b"3\n1024\n", "")
 
 
 @pytest.mark.parametrize("data", [b"", b"1+2", b"1+2\r\n\n", b"\0\n\xff\n"])
-def test_pipe_is_byte_for_byte(data):
+def test_pipe_is_byte_for_byte(data, running):
     """What goes in is sent as it is, and what comes back comes out as it is."""
-    with Server("server4") as server:
-        assert run("client", HERE, server.port, input=data) == (0, data, "")
+    server = running("server4")
+    assert run("client", HERE, server.port, input=data) == (0, data, "")
 
 
 def test_pipe_as_it_comes():
@@ -189,11 +189,11 @@ def is_full(pipe):
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "", " 127.0.0.1 \r"])
-def test_no_arguments(host):
+def test_no_arguments(host, running):
     """With no arguments the first two lines are host and port, and nothing of the rest is lost."""
-    with Server("server3") as server:
-        lines = f"{host}\n{server.port}\n1+2\n2**10\n".encode()
-        assert run("client", input=lines) == (0, b"3\n1024\n", "")
+    server = running("server3")
+    lines = f"{host}\n{server.port}\n1+2\n2**10\n".encode()
+    assert run("client", input=lines) == (0, b"3\n1024\n", "")
 
 
 def test_port_is_asked_again():
@@ -469,9 +469,10 @@ def test_ctrl_c_at_a_question(host):
 
 
 @pytest.mark.parametrize("text", ["héllo ✓", "tab\\t", "  two  blanks  ", "日本語", "a" * 500])
-def test_echo_at_a_terminal(text):
+def test_echo_at_a_terminal(text, running):
     """server4 gives back what is typed, in any script."""
-    with Server("server4") as server, Terminal("client", HERE, server.port) as terminal:
+    server = running("server4")
+    with Terminal("client", HERE, server.port) as terminal:
         terminal.shows("> ")
         terminal.type(f"{text}\r")
         assert f"\r\n{text}\r\n" in "\r\n" + terminal.shows("\r\n> ").partition("\r\n")[2]

@@ -32,25 +32,21 @@ def command(client, server):
 
 @pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize("name", CALCULATORS)
-def test_lines_on_a_pipe(client, name):
+def test_lines_on_a_pipe(client, name, running):
     """Lines piped through another client are answered, also the last one that has no end."""
-    with Server(name) as server:
-        done = subprocess.run(
-            command(client, server), input=LINES, capture_output=True, timeout=WAIT
-        )
-        assert done.stdout == b"\n".join([*ANSWERS, b""])
-        assert done.returncode == 0
+    server = running(name)
+    done = subprocess.run(command(client, server), input=LINES, capture_output=True, timeout=WAIT)
+    assert done.stdout == b"\n".join([*ANSWERS, b""])
+    assert done.returncode == 0
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-def test_echo(client):
+def test_echo(client, running):
     """server4 gives every byte back to another client."""
     data = bytes(range(256)) * 4000
-    with Server("server4") as server:
-        done = subprocess.run(
-            command(client, server), input=data, capture_output=True, timeout=WAIT
-        )
-        assert done.stdout == data
+    server = running("server4")
+    done = subprocess.run(command(client, server), input=data, capture_output=True, timeout=WAIT)
+    assert done.stdout == data
 
 
 @pytest.mark.parametrize("client", CLIENTS)

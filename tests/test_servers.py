@@ -252,9 +252,10 @@ def test_echo_of_single_bytes():
 
 
 @pytest.mark.parametrize("data", [b"", b"\n", b"x", b"\0\xff\xc3", b"no end\r\n\r"])
-def test_echo_of_the_rest(data):
+def test_echo_of_the_rest(data, running):
     """What was sent last comes back before the end, also when it came with the end."""
-    with Server("server4") as server, server.connect() as sock:
+    server = running("server4")
+    with server.connect_to_idle() as sock:
         assert answered(sock, data) == data
 
 
@@ -325,23 +326,24 @@ def test_lines_in_one_segment(name):
 
 
 @pytest.mark.parametrize("name", CALCULATORS)
-def test_lines_in_many_segments(name):
+def test_lines_in_many_segments(name, running):
     """Wherever the segments are cut, the replies are the same."""
-    with Server(name) as server:
-        for size in (1, 7, 1023, 1024, 1025, 1026):
-            with server.connect_to_idle() as sock:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                stream = STREAM if size > 1 else STREAM.replace(b"1" * 5000, b"1" * 1100)
-                for begin in range(0, len(stream), size):
-                    sock.sendall(stream[begin : begin + size])
-                sock.shutdown(socket.SHUT_WR)
-                check_edges(read_all(sock))
+    server = running(name)
+    for size in (1, 7, 1023, 1024, 1025, 1026):
+        with server.connect_to_idle() as sock:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            stream = STREAM if size > 1 else STREAM.replace(b"1" * 5000, b"1" * 1100)
+            for begin in range(0, len(stream), size):
+                sock.sendall(stream[begin : begin + size])
+            sock.shutdown(socket.SHUT_WR)
+            check_edges(read_all(sock))
 
 
 @pytest.mark.parametrize("name", CALCULATORS)
-def test_lines_one_by_one(name):
+def test_lines_one_by_one(name, running):
     """Each line is answered before the next is sent."""
-    with Server(name) as server, server.connect() as sock:
+    server = running(name)
+    with server.connect_to_idle() as sock:
         received = b""
         for line, _ in EDGES:
             cut = random.randrange(len(line))
@@ -366,26 +368,28 @@ UNENDED = [
 
 
 @pytest.mark.parametrize("name", CALCULATORS)
-def test_no_end_at_half_close(name):
+def test_no_end_at_half_close(name, running):
     """What stands unended when the client closes its sending side is a line, and is answered."""
-    with Server(name) as server:
-        for sent, received in UNENDED:
-            with server.connect_to_idle() as sock:
-                assert answered(sock, sent) == received, sent[:9]
+    server = running(name)
+    for sent, received in UNENDED:
+        with server.connect_to_idle() as sock:
+            assert answered(sock, sent) == received, sent[:9]
 
 
 @pytest.mark.parametrize("name", CALCULATORS)
-def test_line_of_10_mb(name):
+def test_line_of_10_mb(name, running):
     """A huge line gets one error; what came before and comes after is answered."""
-    with Server(name) as server, server.connect() as sock:
+    server = running(name)
+    with server.connect_to_idle() as sock:
         data = b"1+1\n" + b"1" * 10_000_000 + b"\n" + b"2+2\r\n" + b"+1" * 5_000_000 + b"\n5"
         assert answered(sock, data) == b"2\n" + TOO_LONG + b"4\n" + TOO_LONG + b"5\n"
 
 
 @pytest.mark.parametrize("name", CALCULATORS)
-def test_a_long_line_is_refused_before_it_ends(name):
+def test_a_long_line_is_refused_before_it_ends(name, running):
     """The error comes as soon as the line is too long, and only once."""
-    with Server(name) as server, server.connect() as sock:
+    server = running(name)
+    with server.connect_to_idle() as sock:
         sock.sendall(b"1" * 1030)
         assert read_line(sock).encode() + b"\n" == TOO_LONG
         sock.sendall(b"1" * 3000 + b"\n")
@@ -393,11 +397,12 @@ def test_a_long_line_is_refused_before_it_ends(name):
 
 
 @pytest.mark.parametrize("name", CALCULATORS)
-def test_many_lines_without_waiting(name):
+def test_many_lines_without_waiting(name, running):
     """A client may send all its lines before it reads a reply."""
     count = 30_000
     lines = b"".join(b"%d+%d\n" % (number, number) for number in range(count))
-    with Server(name) as server, server.connect() as sock:
+    server = running(name)
+    with server.connect_to_idle() as sock:
         expected = b"".join(b"%d\n" % (2 * number) for number in range(count))
         assert answered(sock, lines) == expected
 
