@@ -83,7 +83,7 @@ def chat(sock: socket.socket) -> None:
     print(f"Connected to {show(sock.getpeername())}. Leave with {END_KEY}, Ctrl-C or bye.")
     while True:
         try:
-            lines = input("> ").split("\n")  # Pasted text may have several.
+            lines = input("> ").split("\n")  # With readline, pasted text may be several.
         except EOFError:
             print()
             return
@@ -146,21 +146,21 @@ def relay(sock: socket.socket) -> None:
                 raise
     if not all_sent.is_set():
         raise ConnectionError("the server ended before the input did")
-    if received.begun < sent.begun or received.ended < sent.ended:
+    if received.whole < sent.whole or received.count < sent.count:
         raise ConnectionError("the server ended before it had replied to every line")
 
 
 class Lines:
-    """A count of the lines in a stream of bytes."""
+    """A count of the lines in a stream of bytes, the last of which may have no end."""
 
     def __init__(self) -> None:
-        self.ended = 0  # 1 for "2\n3"
-        self.begun = 0  # 2 for "2\n3"
+        self.whole = 0  # lines that have an end
+        self.count = 0  # all lines: 2 in "2\n3"
 
     def add(self, data: bytes) -> None:
         """Count the lines in data, the next bytes of the stream."""
-        self.ended += data.count(b"\n")
-        self.begun = self.ended + (not data.endswith(b"\n"))
+        self.whole += data.count(b"\n")
+        self.count = self.whole + (not data.endswith(b"\n"))
 
 
 # --- Shared with the servers --------------------------------------------------------------------
@@ -180,7 +180,7 @@ def ask(name: str, default: str, convert: Callable[[str], Any]) -> Any:
             if os.isatty(0):
                 print(f"{name} [{default}]: ", end="", file=sys.stderr, flush=True)
             with open(0, "rb", buffering=0, closefd=False) as stdin:
-                line = stdin.readline()  # Without a buffer, it reads nothing beyond the line.
+                line = stdin.readline()  # and nothing beyond: the client sends the rest
         if wrong and not line:
             sys.exit(2)
         try:

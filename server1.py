@@ -30,7 +30,7 @@ from typing import Any, TextIO
 NAME = "server1"
 DEFAULT_PORT = "10000"
 BACKLOG = 1024  # connections that the kernel keeps until we accept them
-CHUNK = 8192  # bytes to read at a time: 1,170 lines of 9**999 fit, whose replies take 1.1 MB
+CHUNK = 8192  # bytes to read at a time; at worst 1,170 lines of 9**999, with replies of 1.1 MB
 PAUSE = 0.01  # seconds until we try again when the system has run out of something
 MAX_LINE = 1024  # bytes, without the end of the line
 TOO_BIG = 10**1000  # the first integer of more than 1,000 digits
@@ -84,10 +84,10 @@ def retry(call: Callable[..., Any], *arguments: object) -> Any:
     while True:
         try:
             return call(*arguments)
-        except ConnectionError:  # The client disconnected before we could accept it.
+        except ConnectionError:  # from accept: the client has disconnected already
             continue
         except OSError as error:
-            if error.errno == errno.EADDRINUSE and time.monotonic() > give_up:
+            if error.errno == errno.EADDRINUSE and time.monotonic() > give_up:  # from listen
                 raise
             if not waiting:
                 log(f"waiting: {reason(error)}")
@@ -111,8 +111,8 @@ class Conversation:
     def feed(self, data: bytes) -> bytes:
         """Take the next bytes from the client; return replies to the lines that they complete."""
         if self.skipping:
-            _, newline, data = data.partition(b"\n")  # newline is empty if data contains none.
-            self.skipping = not newline
+            _, newline, data = data.partition(b"\n")
+            self.skipping = not newline  # It is empty if data contains none.
         *lines, self.partial = (self.partial + data).split(b"\n")
         if len(self.partial.removesuffix(b"\r")) > MAX_LINE:
             lines.append(self.partial)  # It gets its error now, before it ends.
@@ -145,12 +145,12 @@ def reply(line: bytes) -> bytes:
 
 # --- The arithmetic: precedence climbing --------------------------------------------------------
 #
-# A sum consists of products, and a product consists of powers. So every operator has a precedence
-# (SUM, PRODUCT or POWER), the lowest precedence of operators inside its right operand, and a
-# function. For 2-3*4, expression(SUM) takes 2 and -, and calls expression(PRODUCT) for the right
-# operand, which takes 3*4. In 2-3-4 that takes only 3, because the second - is no PRODUCT. The
-# right operand of ** is a POWER, as 2**3**2 is 2**(3**2). So is the operand of a sign, as -2**2 is
-# -(2**2).
+# A sum consists of products, and a product consists of powers. An entry of OPERATORS says what
+# precedence an operator has, what precedence the operators inside its right operand have at least,
+# and what it computes. In 2-3*4, expression(SUM) takes 2 and -, and calls expression(PRODUCT) for
+# the right operand. That call takes 3*4. In 2-3-4 it returns after 3, because - has a lower
+# precedence than PRODUCT; then expression(SUM) goes on with the second -. The right operand of **
+# may contain **, because 2**3**2 means 2**(3**2). So may the operand of a sign: -2**2 is -(2**2).
 
 SUM, PRODUCT, POWER = 1, 2, 3
 
@@ -158,10 +158,11 @@ SUM, PRODUCT, POWER = 1, 2, 3
 def power(base: float, exponent: float) -> float:
     """Return base**exponent. Raises OverflowError before it computes an integer that is too big."""
     if isinstance(base, int) and isinstance(exponent, int) and exponent > 0:
-        if (base.bit_length() - 1) * exponent > TOO_BIG.bit_length():  # The result has more bits.
+        least = (base.bit_length() - 1) * exponent  # bits of the result, or more
+        if least > TOO_BIG.bit_length():
             raise OverflowError
-        if -1 <= base <= 1:  # Whether the exponent is odd is all that matters; a small one is fast.
-            exponent = 2 - exponent % 2
+        if -1 <= base <= 1:  # These do not grow, but a long exponent would take long.
+            exponent = 1 if exponent % 2 else 2
     result: complex = base**exponent  # It is complex in (-2)**0.5.
     if isinstance(result, complex):
         raise ValueError("the result is not a real number")
@@ -195,7 +196,7 @@ def evaluate(text: str) -> float:
     value = expression(tokens, SUM)
     if tokens[-1] != END:
         raise syntax_error("operator", tokens[-1])
-    if not abs(value) < TOO_BIG:  # This is true of nan, too.
+    if not abs(value) < TOO_BIG:  # No comparison with nan is true, so nan is refused, too.
         raise OverflowError
     return value
 
@@ -204,16 +205,16 @@ def expression(tokens: list[str], lowest: int) -> float:
     """Take an operand and the operators of at least the lowest precedence. Return the value."""
     token = tokens.pop()
     if token[0] in NUMBER_STARTS:
-        if token.isdigit():
-            value: float = int(token)
+        if not token.isdigit():
+            if token == ".":
+                raise ValueError("'.' is not a number")
+            value = float(token)
+        else:
+            value = int(token)
             if token[0] == "0" and value:
                 raise ValueError(f"{token} begins with a zero")
             if value >= TOO_BIG:
                 raise OverflowError
-        elif token == ".":
-            raise ValueError("'.' is not a number")
-        else:
-            value = float(token)
     elif token == "(":
         value = expression(tokens, SUM)
         if (token := tokens.pop()) != ")":
@@ -260,7 +261,7 @@ def main() -> None:
         address = listener.getsockname()
         log(f"{NAME} listening on {show(address)}", sys.stdout)
         serve(listener)
-    except (OSError, UnicodeError) as error:  # from serve, too: server1 listens again
+    except (OSError, UnicodeError) as error:  # in server1 also when it listens again
         sys.exit(f"{NAME}: cannot listen on {show(address)}: {reason(error)}")
 
 
@@ -278,7 +279,7 @@ def ask(name: str, default: str, convert: Callable[[str], Any]) -> Any:
             if os.isatty(0):
                 print(f"{name} [{default}]: ", end="", file=sys.stderr, flush=True)
             with open(0, "rb", buffering=0, closefd=False) as stdin:
-                line = stdin.readline()  # Without a buffer, it reads nothing beyond the line.
+                line = stdin.readline()  # and nothing beyond: the client sends the rest
         if wrong and not line:
             sys.exit(2)
         try:
@@ -324,10 +325,10 @@ def reason(error: BaseException) -> str:
 
 
 def log(text: str, stream: TextIO = sys.stderr) -> None:
-    """Write a line to the stream, or drop it: a log that nobody reads must not stop the server."""
+    """Write a line to the stream. Drop it if that would fail, or would have to wait."""
     with contextlib.suppress(OSError, AttributeError):
         descriptor = stream.fileno()
-        try:
+        try:  # Nobody may be reading the stream, and that must not stop the server.
             writable = select.select([], [descriptor], [], 0)[1]
         except OSError:  # On Windows, select takes sockets only.
             writable = [descriptor]

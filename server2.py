@@ -33,7 +33,7 @@ DEFAULT_PORT = "10000"
 BACKLOG = 1024  # connections that the kernel keeps until we accept them
 MAX_CLIENTS = 1000
 GROUP = 64  # clients to accept in a row, before the others get their turn
-CHUNK = 512  # bytes to read at a time: 73 lines of 9**999 fit, whose replies take 70 KB
+CHUNK = 512  # bytes to read at a time; at worst 73 lines of 9**999, with replies of 70 KB
 PAUSE = 0.01  # seconds until we try again when the system has run out of something
 MAX_LINE = 1024  # bytes, without the end of the line
 TOO_BIG = 10**1000  # the first integer of more than 1,000 digits
@@ -49,11 +49,12 @@ Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 
 # --- The model: every client in a thread of its own ---------------------------------------------
 #
-# Python runs one thread at a time: the one that holds the global interpreter lock. Without
-# COMPUTING, every thread that has lines to answer would compete for it with the thread that accepts
-# clients, and hundreds of them would keep new clients waiting for many seconds. So a thread holds
-# COMPUTING while it computes. The accepting thread holds it for a group of clients: meanwhile none
-# of the others computes. They share nothing but the set of clients, and change that in one step.
+# Python runs one thread at a time: the one that holds the interpreter lock. If hundreds of threads
+# had lines to answer, and each of them competed for that lock with the thread that accepts clients,
+# new clients would wait for many seconds. So a thread computes only while it holds COMPUTING. The
+# accepting thread holds COMPUTING for a group of clients at a time, and nobody computes meanwhile.
+# The threads share nothing but the set of clients. Its add and discard cannot be interrupted, so it
+# needs no lock.
 
 COMPUTING = threading.Lock()
 SWITCH = 0.0005  # seconds that a thread may keep the interpreter while another one wants it
@@ -62,9 +63,9 @@ SWITCH = 0.0005  # seconds that a thread may keep the interpreter while another 
 def serve(listener: socket.socket) -> None:
     """Serve all clients that connect, each in a thread of its own, for ever."""
     sys.setswitchinterval(SWITCH)
-    listener.setblocking(False)  # because nobody computes while we wait and hold COMPUTING
-    clients: set[socket.socket] = set()  # those that have a thread, or are to have one
-    pending = None  # an accepted socket and its address, while no thread can be started for it
+    listener.setblocking(False)  # We do not wait in accept, because we hold COMPUTING there.
+    clients: set[socket.socket] = set()  # those that have a thread
+    pending = None  # an accepted socket and its address, until a thread is started for them
     shortage = False  # whether the system has run out of descriptors, memory or threads
     while True:
         try:
@@ -72,7 +73,7 @@ def serve(listener: socket.socket) -> None:
                 select.select([listener], [], [])
             with COMPUTING:
                 for _ in range(GROUP):
-                    if pending is None:
+                    if pending is None:  # It is not if no thread could be started for it.
                         pending = listener.accept()
                     admit(*pending, clients)
                     pending = None
@@ -88,16 +89,20 @@ def serve(listener: socket.socket) -> None:
 
 def admit(sock: socket.socket, peer: Address, clients: set[socket.socket]) -> None:
     """Start a thread for a client, if the server is not full. Raises RuntimeError if it cannot."""
-    if len(clients) == MAX_CLIENTS and sock not in clients:  # It is there when we try again.
+    if len(clients) == MAX_CLIENTS:
         refuse(sock, peer)
         return
     clients.add(sock)
-    threading.Thread(target=attend, args=(sock, peer, clients), daemon=True).start()
+    try:
+        threading.Thread(target=attend, args=(sock, peer, clients), daemon=True).start()
+    except (RuntimeError, MemoryError):
+        clients.discard(sock)
+        raise
 
 
 def attend(sock: socket.socket, peer: Address, clients: set[socket.socket]) -> None:
     """Chat with a client, give its place to the next one, and close its connection."""
-    with contextlib.suppress(OSError), sock:
+    with contextlib.suppress(OSError), sock:  # This closes the socket at the end.
         chat(sock, peer)
         clients.discard(sock)  # before the client sees the close, because it may come again at once
 
@@ -126,7 +131,7 @@ def refuse(sock: socket.socket, peer: Address) -> None:
         sock.setblocking(False)
         sock.send(b"error: server full\n")
         sock.shutdown(socket.SHUT_WR)
-        sock.recv(65536)  # Closed with unread bytes, it would be reset, and might lose the error.
+        sock.recv(65536)  # After a close with unread bytes, the client may never see the error.
     log(f"{show(peer)} refused: server full")
 
 
@@ -146,8 +151,8 @@ class Conversation:
     def feed(self, data: bytes) -> bytes:
         """Take the next bytes from the client; return replies to the lines that they complete."""
         if self.skipping:
-            _, newline, data = data.partition(b"\n")  # newline is empty if data contains none.
-            self.skipping = not newline
+            _, newline, data = data.partition(b"\n")
+            self.skipping = not newline  # It is empty if data contains none.
         *lines, self.partial = (self.partial + data).split(b"\n")
         if len(self.partial.removesuffix(b"\r")) > MAX_LINE:
             lines.append(self.partial)  # It gets its error now, before it ends.
@@ -180,12 +185,12 @@ def reply(line: bytes) -> bytes:
 
 # --- The arithmetic: precedence climbing --------------------------------------------------------
 #
-# A sum consists of products, and a product consists of powers. So every operator has a precedence
-# (SUM, PRODUCT or POWER), the lowest precedence of operators inside its right operand, and a
-# function. For 2-3*4, expression(SUM) takes 2 and -, and calls expression(PRODUCT) for the right
-# operand, which takes 3*4. In 2-3-4 that takes only 3, because the second - is no PRODUCT. The
-# right operand of ** is a POWER, as 2**3**2 is 2**(3**2). So is the operand of a sign, as -2**2 is
-# -(2**2).
+# A sum consists of products, and a product consists of powers. An entry of OPERATORS says what
+# precedence an operator has, what precedence the operators inside its right operand have at least,
+# and what it computes. In 2-3*4, expression(SUM) takes 2 and -, and calls expression(PRODUCT) for
+# the right operand. That call takes 3*4. In 2-3-4 it returns after 3, because - has a lower
+# precedence than PRODUCT; then expression(SUM) goes on with the second -. The right operand of **
+# may contain **, because 2**3**2 means 2**(3**2). So may the operand of a sign: -2**2 is -(2**2).
 
 SUM, PRODUCT, POWER = 1, 2, 3
 
@@ -193,10 +198,11 @@ SUM, PRODUCT, POWER = 1, 2, 3
 def power(base: float, exponent: float) -> float:
     """Return base**exponent. Raises OverflowError before it computes an integer that is too big."""
     if isinstance(base, int) and isinstance(exponent, int) and exponent > 0:
-        if (base.bit_length() - 1) * exponent > TOO_BIG.bit_length():  # The result has more bits.
+        least = (base.bit_length() - 1) * exponent  # bits of the result, or more
+        if least > TOO_BIG.bit_length():
             raise OverflowError
-        if -1 <= base <= 1:  # Whether the exponent is odd is all that matters; a small one is fast.
-            exponent = 2 - exponent % 2
+        if -1 <= base <= 1:  # These do not grow, but a long exponent would take long.
+            exponent = 1 if exponent % 2 else 2
     result: complex = base**exponent  # It is complex in (-2)**0.5.
     if isinstance(result, complex):
         raise ValueError("the result is not a real number")
@@ -230,7 +236,7 @@ def evaluate(text: str) -> float:
     value = expression(tokens, SUM)
     if tokens[-1] != END:
         raise syntax_error("operator", tokens[-1])
-    if not abs(value) < TOO_BIG:  # This is true of nan, too.
+    if not abs(value) < TOO_BIG:  # No comparison with nan is true, so nan is refused, too.
         raise OverflowError
     return value
 
@@ -239,16 +245,16 @@ def expression(tokens: list[str], lowest: int) -> float:
     """Take an operand and the operators of at least the lowest precedence. Return the value."""
     token = tokens.pop()
     if token[0] in NUMBER_STARTS:
-        if token.isdigit():
-            value: float = int(token)
+        if not token.isdigit():
+            if token == ".":
+                raise ValueError("'.' is not a number")
+            value = float(token)
+        else:
+            value = int(token)
             if token[0] == "0" and value:
                 raise ValueError(f"{token} begins with a zero")
             if value >= TOO_BIG:
                 raise OverflowError
-        elif token == ".":
-            raise ValueError("'.' is not a number")
-        else:
-            value = float(token)
     elif token == "(":
         value = expression(tokens, SUM)
         if (token := tokens.pop()) != ")":
@@ -295,7 +301,7 @@ def main() -> None:
         address = listener.getsockname()
         log(f"{NAME} listening on {show(address)}", sys.stdout)
         serve(listener)
-    except (OSError, UnicodeError) as error:  # from serve, too: server1 listens again
+    except (OSError, UnicodeError) as error:  # in server1 also when it listens again
         sys.exit(f"{NAME}: cannot listen on {show(address)}: {reason(error)}")
 
 
@@ -313,7 +319,7 @@ def ask(name: str, default: str, convert: Callable[[str], Any]) -> Any:
             if os.isatty(0):
                 print(f"{name} [{default}]: ", end="", file=sys.stderr, flush=True)
             with open(0, "rb", buffering=0, closefd=False) as stdin:
-                line = stdin.readline()  # Without a buffer, it reads nothing beyond the line.
+                line = stdin.readline()  # and nothing beyond: the client sends the rest
         if wrong and not line:
             sys.exit(2)
         try:
@@ -359,10 +365,10 @@ def reason(error: BaseException) -> str:
 
 
 def log(text: str, stream: TextIO = sys.stderr) -> None:
-    """Write a line to the stream, or drop it: a log that nobody reads must not stop the server."""
+    """Write a line to the stream. Drop it if that would fail, or would have to wait."""
     with contextlib.suppress(OSError, AttributeError):
         descriptor = stream.fileno()
-        try:
+        try:  # Nobody may be reading the stream, and that must not stop the server.
             writable = select.select([], [descriptor], [], 0)[1]
         except OSError:  # On Windows, select takes sockets only.
             writable = [descriptor]

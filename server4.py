@@ -95,7 +95,7 @@ class Client:
             if not self.owed:
                 data = self.sock.recv(CHUNK)
                 self.owed = self.conversation.feed(data) if data else self.conversation.end()
-                if not data and not self.owed:  # It has sent everything, and got every reply.
+                if not data and not self.owed:  # It has sent everything, and has got its replies.
                     self.close("disconnected")
                     return False
             sent = self.sock.send(self.owed)  # bytes; none, if no line is complete yet
@@ -154,7 +154,7 @@ def refuse(sock: socket.socket, peer: Address) -> None:
         sock.setblocking(False)
         sock.send(b"error: server full\n")
         sock.shutdown(socket.SHUT_WR)
-        sock.recv(65536)  # Closed with unread bytes, it would be reset, and might lose the error.
+        sock.recv(65536)  # After a close with unread bytes, the client may never see the error.
     log(f"{show(peer)} refused: server full")
 
 
@@ -191,7 +191,7 @@ def main() -> None:
         address = listener.getsockname()
         log(f"{NAME} listening on {show(address)}", sys.stdout)
         serve(listener)
-    except (OSError, UnicodeError) as error:  # from serve, too: server1 listens again
+    except (OSError, UnicodeError) as error:  # in server1 also when it listens again
         sys.exit(f"{NAME}: cannot listen on {show(address)}: {reason(error)}")
 
 
@@ -209,7 +209,7 @@ def ask(name: str, default: str, convert: Callable[[str], Any]) -> Any:
             if os.isatty(0):
                 print(f"{name} [{default}]: ", end="", file=sys.stderr, flush=True)
             with open(0, "rb", buffering=0, closefd=False) as stdin:
-                line = stdin.readline()  # Without a buffer, it reads nothing beyond the line.
+                line = stdin.readline()  # and nothing beyond: the client sends the rest
         if wrong and not line:
             sys.exit(2)
         try:
@@ -255,10 +255,10 @@ def reason(error: BaseException) -> str:
 
 
 def log(text: str, stream: TextIO = sys.stderr) -> None:
-    """Write a line to the stream, or drop it: a log that nobody reads must not stop the server."""
+    """Write a line to the stream. Drop it if that would fail, or would have to wait."""
     with contextlib.suppress(OSError, AttributeError):
         descriptor = stream.fileno()
-        try:
+        try:  # Nobody may be reading the stream, and that must not stop the server.
             writable = select.select([], [descriptor], [], 0)[1]
         except OSError:  # On Windows, select takes sockets only.
             writable = [descriptor]
