@@ -242,7 +242,7 @@ def test_a_log_that_nobody_reads(name, make, both):
         for _ in range(5):
             until(lambda: admitted(server), "a client is served").close()
         if name in CROWDED:
-            with crowd(server, min(50, load(name).MAX_CLIENTS // 2)) as clients:
+            with crowd(server, min(20, load(name).MAX_CLIENTS // 2)) as clients:
                 all_answered(server, clients)
                 for client in clients[::2]:
                     client.shutdown(socket.SHUT_WR)
