@@ -350,6 +350,7 @@ def test_error(text):
         ("(1", "parenthesis"),
         ("1)", "parenthesis"),
         ("1+", "operand"),
+        ("1+.", "'.' is not a number"),
     ],
     ids=lambda text: text[:12],
 )
