@@ -146,6 +146,7 @@ def relay(sock: socket.socket) -> None:
                 raise
     if not all_sent.is_set():
         raise ConnectionError("the server ended before the input did")
+    # A reply is cut off, or the last line, which may have no end, has no reply.
     if received.whole < sent.whole or received.count < sent.count:
         raise ConnectionError("the server ended before it had replied to every line")
 
@@ -179,8 +180,9 @@ def ask(name: str, default: str, convert: Callable[[str], Any]) -> Any:
         with contextlib.suppress(OSError):  # A standard input that is closed has ended.
             if os.isatty(0):
                 print(f"{name} [{default}]: ", end="", file=sys.stderr, flush=True)
+            # Without a buffer, unlike input(): in client.py, what follows on a pipe is not for us.
             with open(0, "rb", buffering=0, closefd=False) as stdin:
-                line = stdin.readline()  # and nothing beyond: the client sends the rest
+                line = stdin.readline()
         if wrong and not line:
             sys.exit(2)
         try:

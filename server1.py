@@ -55,7 +55,8 @@ def serve(listener: socket.socket) -> None:
         with contextlib.suppress(OSError):
             listener.close()  # Now the kernel refuses other clients, and resets those in its queue.
         chat(sock, peer)
-        # Listen before this client sees the close, because it may connect again at once.
+        # Listen before this client sees the close, because it may connect again at once. An
+        # OSError that this raises is main's to report.
         listener = retry(listen, listener.family, address)
         with contextlib.suppress(OSError):
             sock.close()
@@ -145,12 +146,14 @@ def reply(line: bytes) -> bytes:
 
 # --- The arithmetic: precedence climbing --------------------------------------------------------
 #
-# A sum consists of products, and a product consists of powers. An entry of OPERATORS says what
-# precedence an operator has, what precedence the operators inside its right operand have at least,
-# and what it computes. In 2-3*4, expression(SUM) takes 2 and -, and calls expression(PRODUCT) for
-# the right operand. That call takes 3*4. In 2-3-4 it returns after 3, because - has a lower
-# precedence than PRODUCT; then expression(SUM) goes on with the second -. The right operand of **
-# may contain **, because 2**3**2 means 2**(3**2). So may the operand of a sign: -2**2 is -(2**2).
+# A sum consists of products, and a product consists of powers. An entry of OPERATORS has three
+# parts: the operator's precedence, the lowest precedence that its right operand may contain, and
+# the function. Each call of expression() reads what one precedence allows:
+#
+#   2-3*4 is 2-(3*4): expression(SUM) takes 2 and -, and expression(PRODUCT) takes 3*4.
+#   2-3-4 is (2-3)-4: here expression(PRODUCT) takes only 3, and expression(SUM) goes on with -.
+#   2**3**2 is 2**(3**2): the right operand of ** may contain **.
+#   -2**2 is -(2**2): the operand of a sign may contain **, and nothing else.
 
 SUM, PRODUCT, POWER = 1, 2, 3
 
@@ -158,8 +161,8 @@ SUM, PRODUCT, POWER = 1, 2, 3
 def power(base: float, exponent: float) -> float:
     """Return base**exponent. Raises OverflowError before it computes an integer that is too big."""
     if isinstance(base, int) and isinstance(exponent, int) and exponent > 0:
-        least = (base.bit_length() - 1) * exponent  # bits of the result, or more
-        if least > TOO_BIG.bit_length():
+        least_bits = (base.bit_length() - 1) * exponent  # The result has at least so many.
+        if least_bits > TOO_BIG.bit_length():
             raise OverflowError
         if -1 <= base <= 1:  # These do not grow, but a long exponent would take long.
             exponent = 1 if exponent % 2 else 2
@@ -261,7 +264,7 @@ def main() -> None:
         address = listener.getsockname()
         log(f"{NAME} listening on {show(address)}", sys.stdout)
         serve(listener)
-    except (OSError, UnicodeError) as error:  # in server1 also when it listens again
+    except (OSError, UnicodeError) as error:
         sys.exit(f"{NAME}: cannot listen on {show(address)}: {reason(error)}")
 
 
@@ -278,8 +281,9 @@ def ask(name: str, default: str, convert: Callable[[str], Any]) -> Any:
         with contextlib.suppress(OSError):  # A standard input that is closed has ended.
             if os.isatty(0):
                 print(f"{name} [{default}]: ", end="", file=sys.stderr, flush=True)
+            # Without a buffer, unlike input(): in client.py, what follows on a pipe is not for us.
             with open(0, "rb", buffering=0, closefd=False) as stdin:
-                line = stdin.readline()  # and nothing beyond: the client sends the rest
+                line = stdin.readline()
         if wrong and not line:
             sys.exit(2)
         try:

@@ -51,13 +51,13 @@ Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 #
 # Python runs one thread at a time: the one that holds the interpreter lock. If hundreds of threads
 # had lines to answer, and each of them competed for that lock with the thread that accepts clients,
-# new clients would wait for many seconds. So a thread computes only while it holds COMPUTING. The
-# accepting thread holds COMPUTING for a group of clients at a time, and nobody computes meanwhile.
-# The threads share nothing but the set of clients. Its add and discard cannot be interrupted, so it
-# needs no lock.
+# new clients would wait for many seconds. So a thread computes only while it holds COMPUTING. Those
+# that wait for COMPUTING sleep, and do not compete for the interpreter. The accepting thread takes
+# COMPUTING for a group of clients at a time, and nobody computes meanwhile. The threads share only
+# the set of clients. Its add and discard cannot be interrupted, so it needs no lock.
 
 COMPUTING = threading.Lock()
-SWITCH = 0.0005  # seconds that a thread may keep the interpreter while another one wants it
+SWITCH = 0.0005  # seconds until a thread yields to one that wants to run; Python's default is 0.005
 
 
 def serve(listener: socket.socket) -> None:
@@ -131,7 +131,8 @@ def refuse(sock: socket.socket, peer: Address) -> None:
         sock.setblocking(False)
         sock.send(b"error: server full\n")
         sock.shutdown(socket.SHUT_WR)
-        sock.recv(65536)  # After a close with unread bytes, the client may never see the error.
+        # A close with unread bytes would be a reset, and the client might lose what we sent.
+        sock.recv(65536)
     log(f"{show(peer)} refused: server full")
 
 
@@ -185,12 +186,14 @@ def reply(line: bytes) -> bytes:
 
 # --- The arithmetic: precedence climbing --------------------------------------------------------
 #
-# A sum consists of products, and a product consists of powers. An entry of OPERATORS says what
-# precedence an operator has, what precedence the operators inside its right operand have at least,
-# and what it computes. In 2-3*4, expression(SUM) takes 2 and -, and calls expression(PRODUCT) for
-# the right operand. That call takes 3*4. In 2-3-4 it returns after 3, because - has a lower
-# precedence than PRODUCT; then expression(SUM) goes on with the second -. The right operand of **
-# may contain **, because 2**3**2 means 2**(3**2). So may the operand of a sign: -2**2 is -(2**2).
+# A sum consists of products, and a product consists of powers. An entry of OPERATORS has three
+# parts: the operator's precedence, the lowest precedence that its right operand may contain, and
+# the function. Each call of expression() reads what one precedence allows:
+#
+#   2-3*4 is 2-(3*4): expression(SUM) takes 2 and -, and expression(PRODUCT) takes 3*4.
+#   2-3-4 is (2-3)-4: here expression(PRODUCT) takes only 3, and expression(SUM) goes on with -.
+#   2**3**2 is 2**(3**2): the right operand of ** may contain **.
+#   -2**2 is -(2**2): the operand of a sign may contain **, and nothing else.
 
 SUM, PRODUCT, POWER = 1, 2, 3
 
@@ -198,8 +201,8 @@ SUM, PRODUCT, POWER = 1, 2, 3
 def power(base: float, exponent: float) -> float:
     """Return base**exponent. Raises OverflowError before it computes an integer that is too big."""
     if isinstance(base, int) and isinstance(exponent, int) and exponent > 0:
-        least = (base.bit_length() - 1) * exponent  # bits of the result, or more
-        if least > TOO_BIG.bit_length():
+        least_bits = (base.bit_length() - 1) * exponent  # The result has at least so many.
+        if least_bits > TOO_BIG.bit_length():
             raise OverflowError
         if -1 <= base <= 1:  # These do not grow, but a long exponent would take long.
             exponent = 1 if exponent % 2 else 2
@@ -301,7 +304,7 @@ def main() -> None:
         address = listener.getsockname()
         log(f"{NAME} listening on {show(address)}", sys.stdout)
         serve(listener)
-    except (OSError, UnicodeError) as error:  # in server1 also when it listens again
+    except (OSError, UnicodeError) as error:
         sys.exit(f"{NAME}: cannot listen on {show(address)}: {reason(error)}")
 
 
@@ -318,8 +321,9 @@ def ask(name: str, default: str, convert: Callable[[str], Any]) -> Any:
         with contextlib.suppress(OSError):  # A standard input that is closed has ended.
             if os.isatty(0):
                 print(f"{name} [{default}]: ", end="", file=sys.stderr, flush=True)
+            # Without a buffer, unlike input(): in client.py, what follows on a pipe is not for us.
             with open(0, "rb", buffering=0, closefd=False) as stdin:
-                line = stdin.readline()  # and nothing beyond: the client sends the rest
+                line = stdin.readline()
         if wrong and not line:
             sys.exit(2)
         try:

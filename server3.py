@@ -60,11 +60,11 @@ def serve(listener: socket.socket) -> None:
     reading = {listener_fd}  # the descriptors that we wait to read from
     writing: set[int] = set()  # the descriptors of the clients that we owe bytes
     while True:
+        # When the system has no descriptor or memory for another client, accept_clients takes the
+        # listening socket out of reading, and we try again after each pause.
+        shortage = listener_fd not in reading
         try:
-            # While the system has no descriptor or memory for another client, we do not watch the
-            # listening socket, but try again after each pause.
-            pause = None if listener_fd in reading else PAUSE
-            readable, writable, _ = select.select(reading, writing, [], pause)
+            readable, writable, _ = select.select(reading, writing, [], PAUSE if shortage else None)
         except OSError:  # There is no memory; or nothing to watch, which is an error on Windows.
             time.sleep(PAUSE)
             readable, writable = [], []
@@ -83,7 +83,7 @@ def serve(listener: socket.socket) -> None:
                 writing.remove(descriptor)
                 reading.add(descriptor)
         # The listening socket comes last, because whoever has just disconnected makes room.
-        if listener_fd in readable or listener_fd not in reading:
+        if listener_fd in readable or shortage:
             accept_clients(listener, clients, reading)
 
 
@@ -103,10 +103,12 @@ class Client:
             if not self.owed:
                 data = self.sock.recv(CHUNK)
                 self.owed = self.conversation.feed(data) if data else self.conversation.end()
-                if not data and not self.owed:  # It has sent everything, and has got its replies.
+                # At the end recv gives no bytes, in this turn and the next. The conversation may
+                # end with a reply, but only once.
+                if not data and not self.owed:
                     self.close("disconnected")
                     return False
-            sent = self.sock.send(self.owed)  # bytes; none, if no line is complete yet
+            sent = self.sock.send(self.owed)  # bytes that the kernel took, perhaps none
             self.owed = self.owed[sent:]
         except BlockingIOError:  # It could not be read, or written to, after all.
             pass
@@ -162,7 +164,8 @@ def refuse(sock: socket.socket, peer: Address) -> None:
         sock.setblocking(False)
         sock.send(b"error: server full\n")
         sock.shutdown(socket.SHUT_WR)
-        sock.recv(65536)  # After a close with unread bytes, the client may never see the error.
+        # A close with unread bytes would be a reset, and the client might lose what we sent.
+        sock.recv(65536)
     log(f"{show(peer)} refused: server full")
 
 
@@ -216,12 +219,14 @@ def reply(line: bytes) -> bytes:
 
 # --- The arithmetic: precedence climbing --------------------------------------------------------
 #
-# A sum consists of products, and a product consists of powers. An entry of OPERATORS says what
-# precedence an operator has, what precedence the operators inside its right operand have at least,
-# and what it computes. In 2-3*4, expression(SUM) takes 2 and -, and calls expression(PRODUCT) for
-# the right operand. That call takes 3*4. In 2-3-4 it returns after 3, because - has a lower
-# precedence than PRODUCT; then expression(SUM) goes on with the second -. The right operand of **
-# may contain **, because 2**3**2 means 2**(3**2). So may the operand of a sign: -2**2 is -(2**2).
+# A sum consists of products, and a product consists of powers. An entry of OPERATORS has three
+# parts: the operator's precedence, the lowest precedence that its right operand may contain, and
+# the function. Each call of expression() reads what one precedence allows:
+#
+#   2-3*4 is 2-(3*4): expression(SUM) takes 2 and -, and expression(PRODUCT) takes 3*4.
+#   2-3-4 is (2-3)-4: here expression(PRODUCT) takes only 3, and expression(SUM) goes on with -.
+#   2**3**2 is 2**(3**2): the right operand of ** may contain **.
+#   -2**2 is -(2**2): the operand of a sign may contain **, and nothing else.
 
 SUM, PRODUCT, POWER = 1, 2, 3
 
@@ -229,8 +234,8 @@ SUM, PRODUCT, POWER = 1, 2, 3
 def power(base: float, exponent: float) -> float:
     """Return base**exponent. Raises OverflowError before it computes an integer that is too big."""
     if isinstance(base, int) and isinstance(exponent, int) and exponent > 0:
-        least = (base.bit_length() - 1) * exponent  # bits of the result, or more
-        if least > TOO_BIG.bit_length():
+        least_bits = (base.bit_length() - 1) * exponent  # The result has at least so many.
+        if least_bits > TOO_BIG.bit_length():
             raise OverflowError
         if -1 <= base <= 1:  # These do not grow, but a long exponent would take long.
             exponent = 1 if exponent % 2 else 2
@@ -332,7 +337,7 @@ def main() -> None:
         address = listener.getsockname()
         log(f"{NAME} listening on {show(address)}", sys.stdout)
         serve(listener)
-    except (OSError, UnicodeError) as error:  # in server1 also when it listens again
+    except (OSError, UnicodeError) as error:
         sys.exit(f"{NAME}: cannot listen on {show(address)}: {reason(error)}")
 
 
@@ -349,8 +354,9 @@ def ask(name: str, default: str, convert: Callable[[str], Any]) -> Any:
         with contextlib.suppress(OSError):  # A standard input that is closed has ended.
             if os.isatty(0):
                 print(f"{name} [{default}]: ", end="", file=sys.stderr, flush=True)
+            # Without a buffer, unlike input(): in client.py, what follows on a pipe is not for us.
             with open(0, "rb", buffering=0, closefd=False) as stdin:
-                line = stdin.readline()  # and nothing beyond: the client sends the rest
+                line = stdin.readline()
         if wrong and not line:
             sys.exit(2)
         try:

@@ -52,11 +52,11 @@ def serve(listener: socket.socket) -> None:
     reading = {listener_fd}  # the descriptors that we wait to read from
     writing: set[int] = set()  # the descriptors of the clients that we owe bytes
     while True:
+        # When the system has no descriptor or memory for another client, accept_clients takes the
+        # listening socket out of reading, and we try again after each pause.
+        shortage = listener_fd not in reading
         try:
-            # While the system has no descriptor or memory for another client, we do not watch the
-            # listening socket, but try again after each pause.
-            pause = None if listener_fd in reading else PAUSE
-            readable, writable, _ = select.select(reading, writing, [], pause)
+            readable, writable, _ = select.select(reading, writing, [], PAUSE if shortage else None)
         except OSError:  # There is no memory; or nothing to watch, which is an error on Windows.
             time.sleep(PAUSE)
             readable, writable = [], []
@@ -75,7 +75,7 @@ def serve(listener: socket.socket) -> None:
                 writing.remove(descriptor)
                 reading.add(descriptor)
         # The listening socket comes last, because whoever has just disconnected makes room.
-        if listener_fd in readable or listener_fd not in reading:
+        if listener_fd in readable or shortage:
             accept_clients(listener, clients, reading)
 
 
@@ -95,10 +95,12 @@ class Client:
             if not self.owed:
                 data = self.sock.recv(CHUNK)
                 self.owed = self.conversation.feed(data) if data else self.conversation.end()
-                if not data and not self.owed:  # It has sent everything, and has got its replies.
+                # At the end recv gives no bytes, in this turn and the next. The conversation may
+                # end with a reply, but only once.
+                if not data and not self.owed:
                     self.close("disconnected")
                     return False
-            sent = self.sock.send(self.owed)  # bytes; none, if no line is complete yet
+            sent = self.sock.send(self.owed)  # bytes that the kernel took, perhaps none
             self.owed = self.owed[sent:]
         except BlockingIOError:  # It could not be read, or written to, after all.
             pass
@@ -154,7 +156,8 @@ def refuse(sock: socket.socket, peer: Address) -> None:
         sock.setblocking(False)
         sock.send(b"error: server full\n")
         sock.shutdown(socket.SHUT_WR)
-        sock.recv(65536)  # After a close with unread bytes, the client may never see the error.
+        # A close with unread bytes would be a reset, and the client might lose what we sent.
+        sock.recv(65536)
     log(f"{show(peer)} refused: server full")
 
 
@@ -191,7 +194,7 @@ def main() -> None:
         address = listener.getsockname()
         log(f"{NAME} listening on {show(address)}", sys.stdout)
         serve(listener)
-    except (OSError, UnicodeError) as error:  # in server1 also when it listens again
+    except (OSError, UnicodeError) as error:
         sys.exit(f"{NAME}: cannot listen on {show(address)}: {reason(error)}")
 
 
@@ -208,8 +211,9 @@ def ask(name: str, default: str, convert: Callable[[str], Any]) -> Any:
         with contextlib.suppress(OSError):  # A standard input that is closed has ended.
             if os.isatty(0):
                 print(f"{name} [{default}]: ", end="", file=sys.stderr, flush=True)
+            # Without a buffer, unlike input(): in client.py, what follows on a pipe is not for us.
             with open(0, "rb", buffering=0, closefd=False) as stdin:
-                line = stdin.readline()  # and nothing beyond: the client sends the rest
+                line = stdin.readline()
         if wrong and not line:
             sys.exit(2)
         try:
