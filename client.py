@@ -146,7 +146,7 @@ def relay(sock: socket.socket) -> None:
                 raise
     if not all_sent.is_set():
         raise ConnectionError("the server ended before the input did")
-    # A reply is cut off, or the last line, which may have no end, has no reply.
+    # A reply was cut off: "2\n3" for "2\n3\n". Or a last line had none: "2\n" for "2\n3".
     if received.whole < sent.whole or received.count < sent.count:
         raise ConnectionError("the server ended before it had replied to every line")
 
@@ -161,7 +161,7 @@ class Lines:
     def add(self, data: bytes) -> None:
         """Count the lines in data, the next bytes of the stream."""
         self.whole += data.count(b"\n")
-        self.count = self.whole + (not data.endswith(b"\n"))
+        self.count = self.whole + (0 if data.endswith(b"\n") else 1)
 
 
 # --- Shared with the servers --------------------------------------------------------------------

@@ -76,9 +76,9 @@ def chat(sock: socket.socket, peer: Address) -> None:
 
 
 def retry(call: Callable[..., Any], *arguments: object) -> Any:
-    """Return call(*arguments). If it fails, wait and try again, until it succeeds.
+    """Return call(*arguments), of accept or listen. While it fails, wait and try again.
 
-    Raises OSError if the address is still in use after one second.
+    Raises OSError if the address to listen at is still in use after one second.
     """
     waiting = False
     give_up = time.monotonic() + 1
@@ -183,7 +183,7 @@ OPERATORS: dict[str, tuple[int, int, Callable[[Any, Any], Any]]] = {
 }
 SIGNS = {"+", "-"}
 NUMBER_STARTS = "0123456789."
-END = "the end of the line"  # follows the last token
+END = "the end of the line"  # the last entry of tokens; no real token has a space
 SYMBOLS = "|".join(map(re.escape, sorted(OPERATORS, key=len, reverse=True)))  # ** before *
 NUMBER = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
 TOKENS = re.compile(rf"{NUMBER}|{SYMBOLS}|\w+|[^ \t]")  # or a word, or any other character

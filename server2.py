@@ -73,7 +73,7 @@ def serve(listener: socket.socket) -> None:
                 select.select([listener], [], [])
             with COMPUTING:
                 for _ in range(GROUP):
-                    if pending is None:  # It is not if no thread could be started for it.
+                    if pending is None:  # Otherwise no thread could be started for the last one.
                         pending = listener.accept()
                     admit(*pending, clients)
                     pending = None
@@ -223,7 +223,7 @@ OPERATORS: dict[str, tuple[int, int, Callable[[Any, Any], Any]]] = {
 }
 SIGNS = {"+", "-"}
 NUMBER_STARTS = "0123456789."
-END = "the end of the line"  # follows the last token
+END = "the end of the line"  # the last entry of tokens; no real token has a space
 SYMBOLS = "|".join(map(re.escape, sorted(OPERATORS, key=len, reverse=True)))  # ** before *
 NUMBER = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
 TOKENS = re.compile(rf"{NUMBER}|{SYMBOLS}|\w+|[^ \t]")  # or a word, or any other character

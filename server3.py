@@ -82,7 +82,8 @@ def serve(listener: socket.socket) -> None:
             elif descriptor in writing:
                 writing.remove(descriptor)
                 reading.add(descriptor)
-        # The listening socket comes last, because whoever has just disconnected makes room.
+        # The listening socket comes last, because a client that has just disconnected makes room,
+        # and a new one may get its descriptor.
         if listener_fd in readable or shortage:
             accept_clients(listener, clients, reading)
 
@@ -256,7 +257,7 @@ OPERATORS: dict[str, tuple[int, int, Callable[[Any, Any], Any]]] = {
 }
 SIGNS = {"+", "-"}
 NUMBER_STARTS = "0123456789."
-END = "the end of the line"  # follows the last token
+END = "the end of the line"  # the last entry of tokens; no real token has a space
 SYMBOLS = "|".join(map(re.escape, sorted(OPERATORS, key=len, reverse=True)))  # ** before *
 NUMBER = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
 TOKENS = re.compile(rf"{NUMBER}|{SYMBOLS}|\w+|[^ \t]")  # or a word, or any other character

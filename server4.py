@@ -74,7 +74,8 @@ def serve(listener: socket.socket) -> None:
             elif descriptor in writing:
                 writing.remove(descriptor)
                 reading.add(descriptor)
-        # The listening socket comes last, because whoever has just disconnected makes room.
+        # The listening socket comes last, because a client that has just disconnected makes room,
+        # and a new one may get its descriptor.
         if listener_fd in readable or shortage:
             accept_clients(listener, clients, reading)
 

@@ -149,7 +149,7 @@ def round_trips(server, client, count):
 
 
 def admitted(server):
-    """Return a client that the server has let in and answered; None if it is full, or not yet."""
+    """Return a client that the server has answered, or None if it is full."""
     asked, answer = question(server, 2)
     with contextlib.ExitStack() as stack, contextlib.suppress(ConnectionError):
         client = stack.enter_context(server.connect())
@@ -214,7 +214,7 @@ class Busy:
             self.error = error
 
     def turn(self, client, rest, events):
-        """Read what has come, send what is due."""
+        """Read what the client has received, and send its next request."""
         if events & selectors.EVENT_READ:
             data = client.recv(65536)
             assert data, "the server closed the connection"

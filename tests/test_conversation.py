@@ -104,7 +104,7 @@ def test_errors(line):
 
 
 def test_nothing_is_said_to_nobody():
-    """There is no reply to no line; the end is told once."""
+    """An empty conversation has no reply, and end() replies only once."""
     conversation = server3.Conversation()
     assert conversation.feed(b"") == b""
     assert conversation.end() == b""

@@ -38,9 +38,9 @@ linux = pytest.mark.skipif(not LINUX, reason="reads /proc")
 
 @pytest.mark.parametrize("name", CROWDED)
 def test_a_full_house_is_served_and_one_more_is_told(name):
-    """A thousand are answered; each further one reads why not, and the end; nobody else notices.
+    """A thousand clients are answered. Each further one is told that the server is full.
 
-    Whoever leaves makes room for one.
+    The others notice nothing. A client that leaves makes room for another one.
     """
     with Server(name) as server, crowd(server, house(name), exactly=True) as clients:
         all_answered(server, clients)
@@ -65,7 +65,7 @@ def test_a_full_house_is_served_and_one_more_is_told(name):
 @linux
 @pytest.mark.parametrize("name", CROWDED)
 def test_a_full_house_that_all_leave_at_once_fills_again(name):
-    """A thousand leave by a reset, the next thousand are all served."""
+    """A thousand clients leave with a reset. The next thousand are all served."""
     with Server(name) as server:
         with crowd(server, house(name), exactly=True) as clients:
             all_answered(server, clients)
@@ -84,10 +84,10 @@ def test_a_full_house_that_all_leave_at_once_fills_again(name):
 @pytest.mark.parametrize("busy", [False, True], ids=["quiet", "busy"])
 @pytest.mark.parametrize(("name", "limit"), [("server2", 5), ("server3", 1), ("server4", 1)])
 def test_a_burst_is_let_in_at_once(name, limit, busy, one_processor):
-    """900 connect at once: all are answered within the limit, by the best of some attempts.
+    """900 clients connect at once. All are answered within the limit, in the best of some attempts.
 
-    The server has one processor. If busy, 50 other clients fill it with requests meanwhile, and
-    those of the burst ask on without pause as soon as they are in.
+    The server has one processor. If busy, 50 other clients send requests without pause meanwhile,
+    and so do the clients of the burst as soon as they are answered.
     """
     took = []
     while len(took) < ATTEMPTS and min(took, default=limit) >= limit:
@@ -107,9 +107,9 @@ def test_a_burst_is_let_in_at_once(name, limit, busy, one_processor):
 
 
 def burst(server, count, go_on=False):
-    """Connect so many at once, and ask; return the seconds until all are answered.
+    """Connect so many clients at once, and ask. Return the seconds until all are answered.
 
-    With go_on, who is answered asks again, until all have been.
+    With go_on, a client that is answered asks again, until all have been answered.
     """
     asked, answer = question(server, 2)
     clients = [socket.socket() for _ in range(count)]
@@ -164,7 +164,7 @@ def test_more_come_than_the_kernel_keeps_waiting(name):
 @linux
 @pytest.mark.parametrize("name", CROWDED)
 def test_those_who_have_left_take_no_room(name):
-    """Nearly a full house connects to a stopped server and leaves: the next one is served."""
+    """999 clients connect to a stopped server and leave. The next client is served."""
     with Server(name) as server:
         server.process.send_signal(signal.SIGSTOP)
         with crowd(server, house(name) - 1, exactly=True):
@@ -182,7 +182,7 @@ def test_those_who_have_left_take_no_room(name):
 @linux
 @pytest.mark.parametrize("name", CROWDED)
 def test_out_of_descriptors(name):
-    """200 come where there is room for some 60: the others wait, at no cost, and are served."""
+    """200 clients connect where there are some 60 descriptors. The others wait, and are served."""
     import resource  # on POSIX systems
 
     limit = functools.partial(resource.setrlimit, resource.RLIMIT_NOFILE, (SMALL, SMALL))
@@ -192,7 +192,7 @@ def test_out_of_descriptors(name):
 
 @linux
 def test_out_of_threads():
-    """100 come where some 20 threads fit into the address space: the others are served later."""
+    """100 clients connect where some 20 threads fit into memory. The others are served later."""
     import resource  # on POSIX systems
 
     # One malloc arena: each further one takes much address space, too.
@@ -205,7 +205,7 @@ def test_out_of_threads():
 
 
 def test_out_of_memory(monkeypatch):
-    """A client of server2 for whom there is no memory is closed; others compute on."""
+    """If there is no memory for a client, server2 closes its connection. Others are served."""
     server2 = load("server2")
 
     def no_memory(line):
@@ -223,7 +223,7 @@ def test_out_of_memory(monkeypatch):
 
 
 def served_when_others_leave(server, count, at_most):
-    """Clients come, some are served, they leave, and so on until all have been."""
+    """Clients connect, some are served, these leave, and so on until all have been served."""
     if house(server.name) < count:
         pytest.skip("the server is full before the system is")
     asked, answer = question(server, 2)

@@ -41,9 +41,9 @@ pytestmark = pytest.mark.skipif(not LINUX, reason="reads /proc")
 
 @pytest.mark.parametrize("name", CROWDED)
 def test_a_client_that_never_reads(name):
-    """It sends costly lines for as long as it can, up to 256 MB, and comes again when it is stuck.
+    """It sends costly lines for as long as it can, up to 256 MB, and then connects once more.
 
-    The server's memory stays bounded, and another client is answered as ever.
+    The server's memory stays bounded, and another client is answered as before.
     """
     with Server(name) as server, server.connect() as other, contextlib.ExitStack() as stack:
         round_trips(server, other, 10)
@@ -68,7 +68,7 @@ def test_a_client_that_never_reads(name):
 
 @pytest.mark.parametrize("name", CROWDED)
 def test_many_clients_that_never_read(name):
-    """50 send costly lines, for half a second or until all are stuck: memory stays bounded.
+    """50 clients send costly lines and read nothing. The memory stays bounded.
 
     The round trips of another client are printed.
     """
@@ -102,7 +102,7 @@ def deaf(server):
 
 @pytest.mark.parametrize("name", SERVERS)
 def test_a_client_that_reads_late_gets_all(name):
-    """All replies are there, in order, for one who closed its side long ago and reads slowly."""
+    """A client that has closed its sending side and reads slowly gets all replies, in order."""
     lines = b"".join(b"9**1000 + %d\n" % number for number in range(400))
     answer = b"".join(b"%d\n" % (9**1000 + number) for number in range(400))
     if name == "server4":
@@ -125,7 +125,7 @@ def send_and_close(client, data):
 
 
 def test_echoes_that_nobody_takes():
-    """100 clients are owed all that the kernel does not take; one is served as ever."""
+    """100 clients are owed all that the kernel does not take. Another one is served as before."""
     with Server("server4") as server, server.connect() as other, contextlib.ExitStack() as stack:
         attackers = [stack.enter_context(deaf(server)) for _ in range(scaled(server.name, 100))]
         before = memory(server.pid)
@@ -172,7 +172,7 @@ def test_a_line_without_an_end(name, size):
 
 @pytest.mark.parametrize("name", ["server2", "server3"])
 def test_slow_and_silent_clients(name):
-    """500 send a byte a second, 200 say nothing: the others, some 30, notice nothing."""
+    """500 clients send a byte a second, 200 send nothing. Another 30 notice nothing."""
     with Server(name) as server, crowd(server, 200), crowd(server, 500) as slow:
         with crowd(server, 30) as others:
             all_answered(server, others)
@@ -206,8 +206,8 @@ def test_slow_and_silent_clients(name):
 def test_a_quick_question_beside_costly_ones(name, kind):
     """While 8 send the costliest lines as fast as they can, a ninth is answered within 100 ms.
 
-    At the 99th percentile, by the best of some attempts. The lines are the costliest of all; those
-    with the longest replies for their length; and short ones whose replies are short, too.
+    This is the 99th percentile, in the best of some attempts. The lines are the costliest of all;
+    those with the longest replies for their length; and short ones with short replies.
     """
     line = {
         "longest": COSTLIEST.read_bytes().partition(b"\n")[0] + b"\n",
@@ -228,9 +228,9 @@ def test_a_quick_question_beside_costly_ones(name, kind):
 
 
 def test_newcomers_beside_hundreds_who_compute():
-    """300 threads of server2 have work for minutes: six newcomers are answered within 2 seconds.
+    """300 threads of server2 have work for minutes. Six new clients are answered within 2 seconds.
 
-    By the best of some attempts. It stops within a second, too.
+    This is the best of some attempts. The server also stops within a second.
     """
     late = []
     while len(late) < ATTEMPTS and min(late, default=2) >= 2:
@@ -255,9 +255,9 @@ def test_newcomers_beside_hundreds_who_compute():
 
 @pytest.mark.parametrize("name", ["server2", "server3"])
 def test_newcomers_behind_many_who_left(name):
-    """300 leave by a reset behind work for half a minute: who comes is answered within 2 seconds.
+    """300 clients send work for half a minute and reset. A new one is answered within 2 seconds.
 
-    By the best of some attempts. What nobody waits for any more is not computed.
+    This is the best of some attempts. The server does not compute what nobody waits for.
     """
     late = []
     while len(late) < ATTEMPTS and min(late, default=2) >= 2:
@@ -277,9 +277,9 @@ def test_newcomers_behind_many_who_left(name):
 
 @pytest.mark.parametrize("name", ["server2", "server3"])
 def test_newcomers_beside_costly_ones(name):
-    """While 60 send costly lines as fast as they can, who comes is answered within a second.
+    """While 60 clients send costly lines, a new client is answered within a second.
 
-    That is the mean of five, one after another, by the best of some attempts.
+    This is the mean of five clients, one after another, in the best of some attempts.
     """
     late = []
     while len(late) < ATTEMPTS and min(late, default=1) >= 1:

@@ -82,7 +82,7 @@ def test_clients_of_the_same_instant():
 
 
 def test_next_client_need_not_wait():
-    """Who comes after the last one has seen the end of its connection is served."""
+    """A client that connects after the last one has seen its connection close is served."""
     with Server("server1") as server:
         for number in range(1000):
             with server.connect() as sock:
@@ -160,7 +160,7 @@ def test_killed_with_a_client(name, sessions):
 
 @pytest.mark.parametrize("name", CROWDED)
 def test_a_hundred_chat_while_a_hundred_are_silent(name):
-    """Everybody gets the own answers, in order, whoever else is connected."""
+    """Every client gets its own answers, in order, whatever the others do."""
     rounds = 20
     with Server(name) as server, contextlib.ExitStack() as stack:
         crowd = [stack.enter_context(server.connect()) for _ in range(scaled(name, 200))]
@@ -207,7 +207,7 @@ def test_a_silent_client_holds_up_nobody(name):
     ],
 )
 def test_turns_with_full_buffers(name, sent, received):
-    """A client of the loop is not let go while it is owed anything, though it has said all."""
+    """A client that has sent everything stays connected while it is owed bytes."""
     near, far = socket.socketpair()
     with near, far:
         far.settimeout(WAIT)
@@ -369,7 +369,7 @@ UNENDED = [
 
 @pytest.mark.parametrize("name", CALCULATORS)
 def test_no_end_at_half_close(name, running):
-    """What stands unended when the client closes its sending side is a line, and is answered."""
+    """A last line without an end is answered when the client closes its sending side."""
     server = running(name)
     for sent, received in UNENDED:
         with server.connect_to_idle() as sock:
@@ -409,7 +409,7 @@ def test_many_lines_without_waiting(name, running):
 
 @pytest.mark.parametrize("name", CALCULATORS)
 def test_long_replies_to_one_segment(name):
-    """Lines sent together are all answered, though nothing follows, and much comes back."""
+    """Lines that are sent together are all answered, even if the replies are long."""
     with Server(name) as server, server.connect() as sock:
         replies = sock.makefile("rb")
         for _ in range(3):

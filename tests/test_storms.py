@@ -1,4 +1,4 @@
-"""Clients that come and go as no well-behaved one does: nothing of them stays behind."""
+"""Clients that connect and disconnect in every bad way. They leave nothing behind."""
 
 import contextlib
 import random
@@ -69,7 +69,7 @@ def test_a_storm_leaves_nothing_behind(name, count, one_processor):
 
 
 def one_more_is_served(server):
-    """Let one more client come, be answered, and leave; those who came before it came are in."""
+    """Connect one more client, have it answered, and close it. Earlier clients are in by then."""
     until(lambda: admitted(server), "one more is served").close()
 
 
@@ -118,7 +118,7 @@ def storm(server, count):
 @linux
 @pytest.mark.parametrize("name", SERVERS)
 def test_all_reset_before_they_are_accepted(name):
-    """500 connect to a server that is stopped, and reset: the next is served as ever."""
+    """500 clients connect to a stopped server, and reset. The next one is served."""
     with Server(name) as server:
         before = settled(server)
         for _ in range(2):
@@ -137,7 +137,7 @@ def test_all_reset_before_they_are_accepted(name):
 
 @pytest.mark.parametrize("name", CROWDED)
 def test_nobody_gets_what_is_anothers(name):
-    """While clients come, ask, leave in the middle and come again, each gets its own replies."""
+    """While clients connect, ask, and leave in the middle, each gets its own replies only."""
     chance = random.Random(7)
     with Server(name) as server, contextlib.ExitStack() as stack:
         present = {}
@@ -221,7 +221,7 @@ def test_a_storm_of_bytes(name):
 
 @pytest.mark.skipif(not LINUX, reason="elsewhere a refused client may be reset later")
 def test_a_storm_at_the_door_of_server1():
-    """While one is served, 2,000 others are refused at once, or reset; the one notices nothing."""
+    """While one client is served, 2,000 others are refused or reset. The one notices nothing."""
     with Server("server1") as server, server.connect() as client:
         all_answered(server, [client])
         samples = []
