@@ -172,6 +172,7 @@ def power(base: float, exponent: float) -> float:
     return result
 
 
+# operator: its precedence, the lowest precedence inside its right operand, its function
 OPERATORS: dict[str, tuple[int, int, Callable[[Any, Any], Any]]] = {
     "+": (SUM, PRODUCT, operator.add),
     "-": (SUM, PRODUCT, operator.sub),
@@ -224,7 +225,7 @@ def expression(tokens: list[str], lowest: int) -> float:
             raise syntax_error("operator", token)
     elif token in SIGNS:
         sign = 1 if token == "+" else -1
-        while tokens[-1] in SIGNS:
+        while tokens[-1] in SIGNS:  # not by recursion: a line may hold a thousand signs
             sign *= 1 if tokens.pop() == "+" else -1
         value = sign * expression(tokens, POWER)
     else:
@@ -307,7 +308,7 @@ def listen(family: int, address: Address) -> socket.socket:
     if os.name == "posix":  # On Windows, two servers could then share a port.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     # The connections inherit what follows (UNIX Network Programming, section 7.4).
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # sends a small reply at once
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in KEEPALIVE.items():
         with contextlib.suppress(AttributeError, OSError):  # No system has all of these options.

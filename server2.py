@@ -49,12 +49,12 @@ Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 
 # --- The model: every client in a thread of its own ---------------------------------------------
 #
-# Python runs one thread at a time: the one that holds the interpreter lock. If hundreds of threads
-# had lines to answer, and each of them competed for that lock with the thread that accepts clients,
-# new clients would wait for many seconds. So a thread computes only while it holds COMPUTING. Those
-# that wait for COMPUTING sleep, and do not compete for the interpreter. The accepting thread takes
-# COMPUTING for a group of clients at a time, and nobody computes meanwhile. The threads share only
-# the set of clients. Its add and discard cannot be interrupted, so it needs no lock.
+# COMPUTING protects no data: it lets new clients in while hundreds of others have lines to answer.
+# Python runs one thread at a time, the one that holds the interpreter lock. If all those threads
+# competed for that lock with the thread that accepts clients, new clients would wait for many
+# seconds. So a thread computes only while it holds COMPUTING, and those that wait for COMPUTING
+# sleep. The accepting thread takes it for a group of clients at a time: then nobody computes. The
+# threads share only the set of clients, whose add and discard cannot be interrupted.
 
 COMPUTING = threading.Lock()
 SWITCH = 0.0005  # seconds until a thread yields to one that wants to run; Python's default is 0.005
@@ -212,6 +212,7 @@ def power(base: float, exponent: float) -> float:
     return result
 
 
+# operator: its precedence, the lowest precedence inside its right operand, its function
 OPERATORS: dict[str, tuple[int, int, Callable[[Any, Any], Any]]] = {
     "+": (SUM, PRODUCT, operator.add),
     "-": (SUM, PRODUCT, operator.sub),
@@ -264,7 +265,7 @@ def expression(tokens: list[str], lowest: int) -> float:
             raise syntax_error("operator", token)
     elif token in SIGNS:
         sign = 1 if token == "+" else -1
-        while tokens[-1] in SIGNS:
+        while tokens[-1] in SIGNS:  # not by recursion: a line may hold a thousand signs
             sign *= 1 if tokens.pop() == "+" else -1
         value = sign * expression(tokens, POWER)
     else:
@@ -347,7 +348,7 @@ def listen(family: int, address: Address) -> socket.socket:
     if os.name == "posix":  # On Windows, two servers could then share a port.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     # The connections inherit what follows (UNIX Network Programming, section 7.4).
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # sends a small reply at once
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in KEEPALIVE.items():
         with contextlib.suppress(AttributeError, OSError):  # No system has all of these options.

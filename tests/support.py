@@ -32,7 +32,7 @@ CALCULATORS = ("server1", "server2", "server3")
 CROWDED = ("server2", "server3", "server4")  # those that serve many at once
 SERVERS = (*CALCULATORS, "server4")
 posix = pytest.mark.skipif(not POSIX, reason="needs what POSIX systems alone have")
-WAIT = 30  # seconds after which a test gives up waiting; never how long it waits when all is well
+WAIT = 30  # seconds until a test gives up; it never waits so long when all is well
 
 
 def load(name):

@@ -288,10 +288,10 @@ VALUES = {
 ERRORS = [
     *words("() ( ) + 1+ *1 1* (1 1) )1( 1(2) (1)2 (1)(2) 1+*2 1***2 1///2 1** % 1%%2 1,2 1;2"),
     *("", " ", "\t", "1 2", "2* *3", "2/ /3"),
-    # numbers that are none
+    # what looks like a number
     *words("01 007 0x10 0b1 0o7 1_000 1j 1e 1e+ e5 . .e1 1..2 1.2.3 1L 1if 1e5e5 1e+-5 ٣ ² e E"),
     *("1 .5", "1. 5", "1e 5", "1 e5", "1e+ 5", "1e +5", "1\u00a0+1", "１"),  # noqa: RUF001
-    # what is something to Python, but not to us
+    # what Python accepts, but the servers do not
     *words("abs(1) True 1<2 1==1 ~1 1<<2 1|2 1&2 1^2 1@2 '1' [1] {1} ... 1\\ (1,) x _ 1:=2"),
     *("1 if 1 else 2", "not 1", "1 and 2", "__import__('os')", "1 # 2", "lambda:1", "inf", "nan"),
     *("1\r", "\f1", "1\n", "1\n+1", "\n1", "1\0", "\ufeff1", "2↑3", "7÷2"),

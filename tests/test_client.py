@@ -1,4 +1,4 @@
-"""client.py: on a pipe, at a terminal, and against servers that are bad."""
+"""client.py on a pipe, at a terminal, and with servers that misbehave."""
 
 import contextlib
 import os
@@ -137,7 +137,7 @@ def test_line_in_pieces():
 
 
 def test_input_ends_before_the_replies():
-    """At the end of input the client waits for all that the server still has to say."""
+    """At the end of its input the client waits until the server has sent everything."""
     with bad_server() as listener, start(HERE, port_of(listener)) as client:
         with accept(listener) as sock:
             client.stdin.write(b"1+1\n")
@@ -254,14 +254,14 @@ def test_refused_by_server1():
 
 @pytest.mark.parametrize("host", ["a..b", "::1%no-such", "a" * 64, "no host", "nobody.invalid"])
 def test_host_that_does_not_resolve(host):
-    """A host that nobody knows: one line, status 1."""
+    """A host that does not resolve gets one line, and status 1."""
     status, out, err = run("client", host, "1", input=b"1+1\n")
     assert (status, out) == (1, b"")
     assert is_one_line(err, f"client: cannot connect to {f'[{host}]' if ':' in host else host}:1: ")
 
 
 def test_server_dies_in_the_middle():
-    """A server that is killed: one line, status 1, though the input goes on; no reply is lost."""
+    """If the server is killed, no reply is lost, and the client ends with one line and status 1."""
     with Server("server3") as server, start(HERE, server.port) as client:
         client.stdin.write(b"1+1\n")
         assert client.stdout.readline() == b"2\n"
@@ -274,7 +274,7 @@ def test_server_dies_in_the_middle():
 @pytest.mark.parametrize("reset", [False, True])
 @pytest.mark.parametrize("said", [b"", b"error: server full\n", b"half a li"])
 def test_server_closes(said, reset):
-    """A server that closes before the end of input: what it said, one line, status 1."""
+    """If a server closes early, the client shows what it sent, and one line, with status 1."""
     with bad_server() as listener, start(HERE, port_of(listener)) as client:
         with accept(listener) as sock:
             sock.sendall(said)
@@ -355,7 +355,7 @@ def test_interrupted_at_a_question_on_a_pipe():
 
 
 def test_gigabyte_on_a_pipe():
-    """A server that sends and sends: all of it is written, and none of it is kept."""
+    """All that a server sends is written, and none of it is kept in memory."""
     size, piece = (1024 if LINUX else 64) * MIB, bytes(MIB)
     with bad_server() as listener, start(HERE, port_of(listener)) as client:
         client.stdin.close()
@@ -386,7 +386,7 @@ def peak_memory(pid):
 @posix
 @pytest.mark.parametrize("closed", [0, 1])
 def test_closed_streams(closed):
-    """Without a standard input or output: one line, status 1."""
+    """Without a standard input or output there is one line, and status 1."""
     prefix = ("sh", "-c", f'exec "$@" {closed}>&-', "sh")
     status, out, err = run("client", HERE, "1", prefix=prefix)
     assert (status, out) == (1, b"")
@@ -504,7 +504,7 @@ def test_history_and_editing():
 
 @pytest.mark.parametrize("replies", [b"", b"half a line"])
 def test_server_dies_at_a_terminal(replies):
-    """A lost server: one line, status 1; half a reply is not shown as if it were whole."""
+    """A lost server gets one line, and status 1. Half a reply is not shown."""
     with bad_server() as listener, Terminal("client", HERE, port_of(listener)) as terminal:
         with accept(listener) as sock:
             terminal.shows("> ")
@@ -525,7 +525,7 @@ def test_refused_at_a_terminal():
 
 
 def test_server_that_closes_at_once():
-    """The client finds that out with the first line, and says so in one."""
+    """The client notices that with the first line, and says so in one line."""
     with bad_server() as listener, Terminal("client", HERE, port_of(listener)) as terminal:
         accept(listener).close()
         terminal.shows("> ")
@@ -551,7 +551,7 @@ def test_server_that_never_answers(sent):
 
 
 def test_reply_without_end_at_a_terminal():
-    """A server that sends on without a newline does not fill the memory: one line, status 1."""
+    """A reply without an end does not fill the memory. There is one line, and status 1."""
     with bad_server() as listener, Terminal("client", HERE, port_of(listener)) as terminal:
         terminal.shows("> ")
         with accept(listener) as sock:
@@ -578,7 +578,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize("said", HOSTILE)
 def test_terminal_escapes(said):
-    """Nothing that a server says reaches the terminal but as visible characters, on one line."""
+    """Whatever a server sends, the terminal gets visible characters on one line."""
     with bad_server() as listener, Terminal("client", HERE, port_of(listener)) as terminal:
         terminal.shows("> ")
         with accept(listener) as sock:

@@ -164,7 +164,7 @@ def test_ctrl_d_at_the_question(name, case):
 
 @pytest.mark.parametrize("port", NO_PORTS)
 def test_bad_port_argument(port):
-    """A PORT that is none ends the program with status 2 and no traceback, asking nothing."""
+    """A PORT that is not a port ends the program with status 2, without a question."""
     status, out, err = run("server3", "--", port, input=b"0\n")
     assert (status, out) == (2, b"")
     assert "Traceback" not in err
@@ -235,7 +235,7 @@ def test_bind_to_ipv6(name):
 
 @every_server
 def test_port_in_use(name):
-    """A port that another program has: one line, status 1."""
+    """A port that another program uses gets one line, and status 1."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         status, out, err = run(name, port)
@@ -245,7 +245,7 @@ def test_port_in_use(name):
 
 @every_server
 def test_port_in_use_by_a_server(name):
-    """A port that such a server has: one line, status 1; the first one serves on."""
+    """A port that another server uses gets one line, and status 1. The other serves on."""
     with Server(name) as server:
         status, out, err = run(name, server.port)
         assert (status, out) == (1, b"")
@@ -258,7 +258,7 @@ def test_port_in_use_by_a_server(name):
     ("name", "address"), spread(["a..b", "192.0.2.1", "::1%no-such", "a" * 64, "no host"])
 )
 def test_unknown_address(name, address):
-    """An address that is not one of this machine, or of any: one line, status 1."""
+    """An address that is not of this machine, or of any, gets one line, and status 1."""
     status, out, err = run(name, "-b", address, "0")
     assert (status, out) == (1, b"")
     shown = f"[{address}]:0" if ":" in address else f"{address}:0"
@@ -268,7 +268,7 @@ def test_unknown_address(name, address):
 @posix
 @every_server
 def test_port_that_needs_root(name):
-    """A port that only root may use: one line, status 1."""
+    """A port that only root may use gets one line, and status 1."""
     first = pathlib.Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
     if first.exists() and int(first.read_text()) < 2:
         pytest.skip("here everybody may use all ports")
@@ -353,7 +353,7 @@ def test_ctrl_c_at_the_question(name):
 @posix
 @pytest.mark.parametrize("name", SERVERS)
 def test_bad_answer_without_standard_error(name):
-    """Where standard error is closed, a bad answer is not complained about anywhere else."""
+    """If standard error is closed, a bad answer is not reported anywhere else."""
     status, out, _ = run(
         name, *NO_ADDRESS, input=b"abc\n\n", prefix=("sh", "-c", 'exec "$@" 2>&-', "sh")
     )

@@ -58,7 +58,7 @@ def test_pieces_do_not_matter(stream, cuts):
 @example([WIDE, b"3\n", WIDE, b"3\r\n", WIDE, b"3"])
 @example([b"\r\r\n", b"\r"])
 def test_one_reply_a_line(stream):
-    """Every line gets one reply line, in order, and the one that it gets alone."""
+    """Every line gets one reply line, in order: the same as if it were sent alone."""
     lines = lines_of(b"".join(stream))
     *replies, rest = talk(server3.Conversation(), stream).split(b"\n")
     assert rest == b""
@@ -114,7 +114,7 @@ def test_nothing_is_said_to_nobody():
 
 
 def test_a_long_line_is_refused_at_once():
-    """A line that is too long is answered before it ends, and what still comes of it is dropped."""
+    """A line that is too long is answered before it ends, and its rest is dropped."""
     conversation = server3.Conversation()
     assert conversation.feed(b"1" * 5000) == TOO_LONG + b"\n"
     assert conversation.feed(b"+1" * 5000) == b""
@@ -123,7 +123,7 @@ def test_a_long_line_is_refused_at_once():
 
 
 def test_an_endless_line_takes_no_memory():
-    """What comes of a line without an end is not kept."""
+    """The rest of a line that is too long is not kept in memory."""
     conversation, piece = server3.Conversation(), b"1" * 1000
     tracemalloc.start()
     try:

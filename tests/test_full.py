@@ -28,7 +28,7 @@ from support import CROWDED, WAIT, Server, house, load, posix, read_all, scaled,
 FULL = b"error: server full\n"
 BURST = 900
 SMALL = 64  # descriptors
-ATTEMPTS = 5  # at a figure that a busy machine may spoil; the best counts
+ATTEMPTS = 5  # because a busy machine may spoil some; the best one counts
 
 linux = pytest.mark.skipif(not LINUX, reason="reads /proc")
 
@@ -46,7 +46,7 @@ def test_a_full_house_is_served_and_one_more_is_told(name):
         all_answered(server, clients)
         for early in (b"", b"1 + 1\n" * 1000):
             with server.connect() as late:
-                with contextlib.suppress(ConnectionError):  # what comes late is met by a reset
+                with contextlib.suppress(ConnectionError):  # The server may have closed it.
                     late.sendall(early)
                 assert receive(late, len(FULL)) == FULL
         with crowd(server, 20, exactly=True) as late_clients:

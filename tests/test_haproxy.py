@@ -39,7 +39,7 @@ def stack():
 
 @pytest.mark.skipif(not HAPROXY, reason="haproxy is not installed")
 def test_three_servers_behind_one_port(stack, tmp_path):
-    """Three clients get a server each; a killed server costs its own client only."""
+    """Three clients get a server each. If a server is killed, only its own client is lost."""
     (text,) = BLOCK.findall((ROOT / "README.md").read_text())
     names = [name for _, name in BACKEND.findall(text)]
     servers = [stack.enter_context(Server("server3")) for _ in names]

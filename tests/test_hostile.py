@@ -19,7 +19,7 @@ HERE = pathlib.Path(__file__).parent
 LIMIT = 0.002  # seconds of processor time for a line
 SERVER3 = load("server3")
 MAX_LINE = SERVER3.MAX_LINE
-ATTEMPTS = 500  # at a figure that a busy machine may spoil; the best counts
+ATTEMPTS = 500  # because a busy machine may spoil some; the best one counts
 
 
 def hostile_lines():
@@ -39,7 +39,7 @@ def costly_lines():
 
 @pytest.mark.parametrize("name", CALCULATORS)
 def test_each_hostile_line_gets_one_error(name, tmp_path):
-    """One printable error each, in order; no file is made, and the log says nothing of them."""
+    """Each gets one printable error, in order. No file is made, and the log shows none of them."""
     lines = hostile_lines()
     assert len(lines) >= 200
     environment = {**os.environ, "PYTHONWARNINGS": "always", "PYTHONDEVMODE": "1"}
@@ -66,7 +66,7 @@ def test_each_hostile_line_gets_one_error(name, tmp_path):
 @settings(deadline=None, max_examples=300, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.one_of(st.binary(max_size=40), st.sampled_from(hostile_lines())), max_size=9))
 def test_any_bytes_get_a_reply_a_line(pieces):
-    """Whatever is sent, however it is cut: as many printable replies as there are lines."""
+    """Any bytes, cut anywhere, get one printable reply for each line."""
     whole = b"1+1".join(pieces)
     for line in whole.split(b"\n"):
         answer = SERVER3.reply(line)
@@ -80,7 +80,7 @@ def test_any_bytes_get_a_reply_a_line(pieces):
 @pytest.mark.skipif(not LINUX, reason="reads /proc")
 @pytest.mark.parametrize("name", CALCULATORS)
 def test_the_costliest_lines_known(name):
-    """None costs the server more than 2 ms of processor time; the best of some attempts counts."""
+    """No line costs more than 2 ms of processor time, in the best of some attempts."""
     worst = {}
     with Server(name) as server, server.connect() as client:
         replies = client.makefile("rb")
@@ -117,7 +117,7 @@ TERM = st.recursive(
 @settings(deadline=None, max_examples=300, suppress_health_check=list(HealthCheck))
 @given(TERM, OPERATOR)
 def test_a_search_for_a_costlier_line(term, operator):
-    """A term again and again, up to 1,024 bytes: no such line costs more than 2 ms."""
+    """A line that repeats one term up to 1,024 bytes costs no more than 2 ms."""
     times = (MAX_LINE + len(operator)) // (len(term) + len(operator))
     line = operator.join([term] * times)[:MAX_LINE].encode()
     costs = []

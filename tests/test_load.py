@@ -31,7 +31,7 @@ COSTLIEST = pathlib.Path(__file__).with_name("costly.txt")
 COSTLY = b"9**1047\n"  # the shortest line of the longest reply
 LIMIT = 0.1  # seconds, at the 99th percentile
 SAMPLES = 300
-ATTEMPTS = 5  # at a figure that a busy machine may spoil; the best counts
+ATTEMPTS = 5  # because a busy machine may spoil some; the best one counts
 
 pytestmark = pytest.mark.skipif(not LINUX, reason="reads /proc")
 

@@ -1,4 +1,4 @@
-"""Clients that are not ours get right answers."""
+"""Other clients, such as nc and telnet, get the right answers."""
 
 import shutil
 import subprocess

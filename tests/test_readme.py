@@ -40,7 +40,7 @@ class Terminal:
 
     def __init__(self, port):
         self.port = port
-        self.text = ""  # what has come and was not yet expected
+        self.text = ""  # the output that no expectation has matched yet
         self.decode = codecs.getincrementaldecoder("utf-8")().decode
         variables = {
             "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}",

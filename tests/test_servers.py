@@ -67,7 +67,7 @@ def test_clients_of_the_same_instant():
         server.process.send_signal(signal.SIGSTOP)
         first, *others = clients = [server.connect(timeout=AT_ONCE) for _ in range(12)]
         for number, sock in enumerate(clients[:8]):
-            sock.sendall(b"%d+0\n" % number)  # some have spoken already, some have not
+            sock.sendall(b"%d+0\n" % number)  # Some have sent something already, some have not.
         server.process.send_signal(signal.SIGCONT)
         assert read_line(first) == "0"
         for sock in others:
@@ -99,12 +99,12 @@ def test_sessions_of_all_ends():
         for number in range(60):
             with server.connect_to_idle() as sock:
                 if number % 3:
-                    with contextlib.suppress(ConnectionError):  # it may have come too early
+                    with contextlib.suppress(ConnectionError):  # It may have connected too early.
                         sock.sendall(b"2**10\n" * (number % 5))
                 if number % 2:
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
 
-        def attempt():  # those who have left may still stand before it
+        def attempt():  # The queue may still hold clients that have left.
             with contextlib.suppress(ConnectionError), server.connect() as sock:
                 return ask(sock, "1+1")
 
@@ -263,7 +263,7 @@ def test_echo_of_all_that_is_owed_at_the_end():
     """A client that sends all it can, closes its sending side and only then reads, gets it all."""
     data = os.urandom(16 * MIB)
     with Server("server4") as server, server.connect() as sock:
-        sock.settimeout(0.3)  # when nothing is taken for so long, all buffers on the way are full
+        sock.settimeout(0.3)  # Nothing was taken for that time: all buffers are full.
         sent = 0
         with contextlib.suppress(TimeoutError, socket.timeout):
             while sent < len(data):

@@ -30,7 +30,7 @@ if POSIX:
 
 # A line whose reply has as many digits as a reply can have.
 LONG = b"10**%d\n" % (round(math.log10(load("server3").TOO_BIG)) - 1)
-ATTEMPTS = 5  # at a figure that a busy machine may spoil; the best counts
+ATTEMPTS = 5  # because a busy machine may spoil some; the best one counts
 
 linux = pytest.mark.skipif(not LINUX, reason="reads /proc")
 
@@ -42,7 +42,7 @@ linux = pytest.mark.skipif(not LINUX, reason="reads /proc")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("name", SERVERS)
 def test_it_stops_within_a_second(name, number):
-    """With 900 clients (server1: one), busy, owed bytes or silent, a signal ends the server.
+    """A signal ends a server with 900 clients (server1: one) that are busy, owed bytes or silent.
 
     It ends as a signal ends a program, and the port is free. The time is the best of some attempts.
     """

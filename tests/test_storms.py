@@ -30,7 +30,7 @@ STORM = 10_000
 LOG_LINE = re.compile(
     r"127\.0\.0\.1:\d+ (connected|disconnected(: [A-Z][a-z ]+)?|refused: server full)|waiting: .+"
 )
-AWKWARD = [  # what a client says before it leaves in the middle of it
+AWKWARD = [  # what a client sends, not always to its end, before it leaves
     b"",
     b"1 +",
     b"1 + 1\n",
@@ -94,7 +94,7 @@ def at_rest(server):
 
 
 def storm(server, count):
-    """Let so many clients connect, and leave by a reset."""
+    """Connect so many clients, and reset them."""
     chance = random.Random(count)
     present = []
     for number in range(count):
@@ -109,7 +109,7 @@ def storm(server, count):
         if number % 200 == 0:
             while present:
                 reset(present.pop())
-            one_more_is_served(server)  # the kernel would turn those away for whom it has no room
+            one_more_is_served(server)  # The kernel drops clients for which its queue has no room.
     for client in present:
         reset(client)
     one_more_is_served(server)
@@ -185,7 +185,7 @@ def test_urgent_data(name):
 
 @pytest.mark.parametrize("name", CROWDED)
 def test_clients_that_close_their_side_at_once(name):
-    """300 send a line without its end and close their side: each gets its reply, and leaves."""
+    """300 clients send a line without its end and half-close. Each gets its reply."""
     with Server(name) as server, crowd(server, 300) as clients:
         asked, answer = question(server, 2)
         for client in clients:
@@ -198,7 +198,7 @@ def test_clients_that_close_their_side_at_once(name):
 
 @pytest.mark.parametrize("name", CALCULATORS)
 def test_a_storm_of_bytes(name):
-    """Half a megabyte of any bytes gets as many replies as it has lines, each of them printable."""
+    """Half a megabyte of random bytes gets a printable reply for each of its lines."""
     chance = random.Random(5)
     lines = [
         bytes(chance.choices(range(256), k=chance.randrange(200)))
