@@ -42,7 +42,7 @@ TEXT = b"x" * 63 + b"\n"
 
 
 def answer(line):
-    """Return the reply to a line as a program without care would make it."""
+    """Return the reply to a line, computed by the built-in eval, without any care."""
     try:
         return b"%a\n" % eval(line, {"__builtins__": {}})
     except Exception as error:
@@ -57,7 +57,7 @@ class EchoProtocol(asyncio.Protocol):
         self.transport = transport
 
     def data_received(self, data):
-        """Send back what came."""
+        """Send the bytes back."""
         self.transport.write(data)
 
 
@@ -76,7 +76,7 @@ class EchoHandler(socketserver.BaseRequestHandler):
     """An echo in a thread."""
 
     def handle(self):
-        """Send back what comes."""
+        """Send the bytes back."""
         self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         while data := self.request.recv(65536):
             self.request.sendall(data)
@@ -100,7 +100,7 @@ class Threads(socketserver.ThreadingTCPServer):
     request_queue_size = 1024
 
     def handle_error(self, request, client_address):
-        """Clients may leave as they like."""
+        """Ignore errors: clients disconnect at any moment."""
 
 
 async def run_protocol(protocol):
@@ -112,7 +112,7 @@ async def run_protocol(protocol):
 
 
 def run_peer(kind):
-    """Be the peer of that name, for ever."""
+    """Run the peer of that name, for ever."""
     service, engine = kind.split("-")
     if engine == "threads":
         server = Threads(("127.0.0.1", 0), EchoHandler if service == "echo" else SumHandler)
@@ -240,7 +240,7 @@ def race(texts, ours, theirs, rounds=5):
 
 
 def machine():
-    """Return on what all this runs, in a line."""
+    """Return a line that names the Python, the system and the processor."""
     model = platform.processor() or platform.machine()
     with contextlib.suppress(OSError, StopIteration):
         lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()

@@ -1,4 +1,4 @@
-"""What pytest has to know: a marker for slow tests, and that many clients are many descriptors."""
+"""Settings and fixtures: a marker for slow tests, and enough descriptors for many clients."""
 
 import contextlib
 import os
@@ -14,7 +14,7 @@ if POSIX:
 
 
 def pytest_configure(config):
-    """Name the marker."""
+    """Register the marker."""
     config.addinivalue_line("markers", "slow: takes minutes; runs if the environment has SLOW=1")
 
 
@@ -29,7 +29,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session", autouse=True)
 def many_descriptors():
-    """Let the tests open as many sockets as a full house takes; the limit afterwards is the old."""
+    """Raise the limit of descriptors for the tests, and restore it afterwards."""
     if not POSIX:
         yield
         return
@@ -40,7 +40,7 @@ def many_descriptors():
 
 @pytest.fixture(scope="session", autouse=True)
 def ctrl_c():
-    """Let what the tests start obey Ctrl-C, also if they themselves run under nohup."""
+    """Let the scripts obey Ctrl-C, even if the tests run under nohup."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -62,7 +62,7 @@ def running():
 
 @pytest.fixture
 def one_processor():
-    """Give the prefix of a command that keeps it on one processor; the test keeps to the others."""
+    """Give a prefix that keeps a command on one processor. The test runs on the others."""
     if not LINUX or not shutil.which("taskset"):
         yield ()
         return

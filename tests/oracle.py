@@ -1,4 +1,4 @@
-"""What Python itself says of an expression: the measure of the servers' arithmetic."""
+"""The value that Python gives an expression, to compare the servers' arithmetic with."""
 
 import ast
 import math

@@ -113,13 +113,13 @@ class Server:
         return pathlib.Path(self.log_file).read_bytes().decode().replace("\r\n", "\n")
 
     def connect(self, timeout=WAIT):
-        """Return a client: a connected socket, which sends at once what it is given."""
+        """Return a connected socket that sends small messages at once."""
         client = socket.create_connection((self.host, self.port), timeout=timeout)
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return client
 
     def connect_to_idle(self):
-        """Return a client of a server1 that a moment ago may still have had another."""
+        """Return a client of server1, which may not have noticed yet that another one left."""
 
         def attempt():
             with contextlib.suppress(ConnectionError):
@@ -159,7 +159,7 @@ def read_all(sock):
 
 
 def waiting_bytes(sock):
-    """Return how many bytes have come, from a socket or through a pipe, and were not read yet."""
+    """Return how many bytes of a socket or a pipe can be read at the moment."""
     return struct.unpack("i", fcntl.ioctl(sock, termios.FIONREAD, b"\0" * 4))[0]
 
 
@@ -181,7 +181,7 @@ def run(name, *arguments, prefix=(), **options):
 
 
 class Terminal:
-    """A script at a terminal of its own, with a person who types and looks."""
+    """A script at a terminal of its own, and what a person types and sees there."""
 
     def __init__(self, name, *arguments):
         if not POSIX:
@@ -214,7 +214,7 @@ class Terminal:
         os.write(self.master, text.encode())
 
     def look(self, seconds):
-        """Take in what is shown within the seconds; return whether anything can follow."""
+        """Read what is shown within so many seconds. Return whether more can follow."""
         if not select.select([self.master], [], [], seconds)[0]:
             return True
         try:

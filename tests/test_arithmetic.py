@@ -40,7 +40,7 @@ def reply(text):
 
 
 def compare(strategy, examples):
-    """Check that many texts or more; the seed changes from run to run, and a failure prints it.
+    """Check so many texts. The seed changes from run to run, and a failure prints it.
 
     The strategy gives texts, or lists of ten.
     """
@@ -80,7 +80,7 @@ HUGE = words(  # around 10**1000
 
 
 def grown(seed, special=SPECIAL):
-    """Return an expression that grows from bytes: each makes a choice, and no byte the first."""
+    """Return an expression made from bytes, each of which makes a choice."""
     choices = iter(seed)
 
     def choose(options):
@@ -149,7 +149,7 @@ def test_any_text():
 
 
 def test_almost_expressions():
-    """Expressions with a character too many or another, anywhere."""
+    """Expressions in which one character is inserted or replaced."""
     parts = st.tuples(
         EXPRESSION,
         st.one_of(st.characters(), st.sampled_from("_jeE.()*/+-\r\n\f\v\0")),

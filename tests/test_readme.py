@@ -55,7 +55,7 @@ class Terminal:
             os.execvpe("sh", ["sh", "-i"], variables)
 
     def close(self):
-        """End what runs there."""
+        """End the shell and what runs in it."""
         os.close(self.descriptor)  # a hangup, for all
         os.kill(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
@@ -82,7 +82,7 @@ class Terminal:
         self.expect(f"{line if self.port else typed}\n")
 
     def expect(self, expected):
-        """Take what is expected; raises AssertionError if something else comes, or nothing."""
+        """Read the expected text. Raises AssertionError if something else is shown, or nothing."""
         deadline = time.monotonic() + WAIT
         while not self.text.startswith(expected):
             whole_lines = self.text[: self.text.rfind("\n") + 1]
@@ -92,7 +92,7 @@ class Terminal:
         self.text = self.text[len(expected) :]
 
     def interrupt(self):
-        """Press Ctrl-C; expect that only the log had come, and that the server ends."""
+        """Press Ctrl-C. Expect that only the log was shown, and that the server ends."""
         os.write(self.descriptor, b"\x03")
         deadline = time.monotonic() + WAIT
         while not LOG_AND_INTERRUPT.fullmatch(self.text):
@@ -100,7 +100,7 @@ class Terminal:
             self.read()
 
     def read(self):
-        """Read what comes within a second; show the port in use as 10000."""
+        """Read what is shown within a second, with 10000 in place of the port in use."""
         if select.select([self.descriptor], [], [], 1)[0]:
             data = self.decode(os.read(self.descriptor, 65536))
             self.text = (self.text + data).replace("\r\n", "\n")
@@ -112,7 +112,7 @@ class Terminal:
 
 @posix
 def test_sessions():
-    """What README.md shows is what happens."""
+    """The sessions in README.md happen as they are shown."""
     blocks = BLOCK.findall((ROOT / "README.md").read_text())
     assert blocks
     if not shutil.which("nc") and any(re.search(r"\bnc\b", block) for block in blocks):
@@ -133,7 +133,7 @@ def test_sessions():
 
 @pytest.mark.parametrize("name", CALCULATORS)
 def test_client_in_the_readme(name):
-    """The client that README.md shows works as it stands there, but for the port."""
+    """The client in README.md works as it stands there, with another port."""
     (text,) = CLIENT.findall((ROOT / "README.md").read_text(encoding="utf-8"))
     with Server(name) as server:
         text, ports = re.subn(r"\b10000\b", str(server.port), text)

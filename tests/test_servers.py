@@ -1,4 +1,4 @@
-"""Who is served and how: server1's refusal, crowds, the echo, and the edges of the protocol."""
+"""Service: server1's refusal, crowds, the echo, and the edges of the protocol."""
 
 import contextlib
 import hashlib

@@ -80,20 +80,20 @@ def test_same_name_same_source(part):
 
 @pytest.mark.parametrize("part", DIFFERENT)
 def test_exceptions_are_needed(part):
-    """An exception that is none any more is taken from the list."""
+    """The list of exceptions contains only parts that do differ."""
     firsts = [PARTS[names[0]].get(part) for names in groups_of(part)]
     assert None not in firsts, f"not every script named has {part}"
     assert len(set(firsts)) == len(firsts), f"{part} is the same in some groups: join them"
 
 
 def test_much_is_shared():
-    """The parts that have to be the same are found at all."""
+    """The comparison does find the parts that have to be the same."""
     assert {"Conversation", "evaluate", "main", "ask", "port_number", "serve"} <= set(SHARED)
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_hints_and_docstrings(name):
-    """Every function says what it takes and gives, and with every class, what it is for."""
+    """Every function has type hints, and every function and class has a docstring."""
     tree = ast.parse(source(name))
     missing = [] if ast.get_docstring(tree) else ["the script's docstring"]
     for node in ast.walk(tree):

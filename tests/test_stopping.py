@@ -157,7 +157,7 @@ def test_server2_serves_when_a_thread_can_start_again():
 
 
 def full_pipe():
-    """Return both ends of a pipe that takes not one byte more; a write to it would wait."""
+    """Return both ends of a full pipe: a write to it would wait."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     with contextlib.suppress(BlockingIOError):
@@ -171,7 +171,7 @@ def full_pipe():
 
 
 def full_socket():
-    """Return both ends of a pair of sockets that takes not one byte more."""
+    """Return both ends of a pair of sockets whose buffer is full."""
     one, other = socket.socketpair()
     other.setblocking(False)
     with contextlib.suppress(BlockingIOError):
@@ -287,7 +287,7 @@ def test_keep_alive_timer_of_a_real_connection(name):
         command = ["ss", "-tnoH", f"sport = :{server.port} and dport = :{client_port}"]
 
         def timer():
-            """Return what ss says of it, once no data is on its way."""
+            """Return what ss says about the connection, once no data is on its way."""
             return re.search(
                 r"timer:\(keepalive,(\d+)sec",
                 subprocess.run(command, check=True, capture_output=True, text=True).stdout,
