@@ -7,8 +7,7 @@ call waits until it can do its work, so the program reads like the conversation 
 What it costs: nobody else is served in the meantime, and nobody waits in a queue. While the server
 has a client it does not listen, so the kernel refuses all others at once.
 
-The file reads from top to bottom: the model, the conversation, the arithmetic, the command line.
-Servers 1 to 3 differ in the model alone.
+Servers 1 to 3 differ in the model alone. It comes first in each file.
 """
 
 from __future__ import annotations
@@ -34,13 +33,9 @@ CHUNK = 8192  # bytes to read at a time; at worst 1,170 lines of 9**999, with re
 PAUSE = 0.01  # seconds until we try again when the system has run out of something
 MAX_LINE = 1024  # bytes, without the end of the line
 TOO_BIG = 10**1000  # the first integer of more than 1,000 digits
-KEEPALIVE = {  # how soon the kernel notices that a client has vanished: see man 7 tcp
-    "TCP_KEEPIDLE": 60,  # seconds of silence until the kernel asks whether it is still there
-    "TCP_KEEPALIVE": 60,  # the same on macOS
-    "TCP_KEEPINTVL": 10,  # seconds until it asks again
-    "TCP_KEEPCNT": 4,  # unanswered questions that end the connection
-    "TCP_USER_TIMEOUT": 100_000,  # milliseconds that bytes we sent may remain unacknowledged
-}
+# To notice that a client has vanished (man 7 tcp): the seconds of silence before the kernel probes
+# it, the same on macOS, the seconds between probes, the milliseconds that bytes may be undelivered.
+TIMEOUTS = {"TCP_KEEPIDLE": 60, "TCP_KEEPALIVE": 60, "TCP_KEEPINTVL": 5, "TCP_USER_TIMEOUT": 90_000}
 Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 
 
@@ -55,8 +50,7 @@ def serve(listener: socket.socket) -> None:
         with contextlib.suppress(OSError):
             listener.close()  # Now the kernel refuses other clients, and resets those in its queue.
         chat(sock, peer)
-        # Listen before this client sees the close, because it may connect again at once. An
-        # OSError that this raises is main's to report.
+        # Listen before this client sees the close, because it may connect again at once.
         listener = retry(listen, listener.family, address)
         with contextlib.suppress(OSError):
             sock.close()
@@ -76,10 +70,7 @@ def chat(sock: socket.socket, peer: Address) -> None:
 
 
 def retry(call: Callable[..., Any], *arguments: object) -> Any:
-    """Return call(*arguments), of accept or listen. While it fails, wait and try again.
-
-    Raises OSError if the address to listen at is still in use after one second.
-    """
+    """Call until that succeeds; return the result. Raises OSError if an address stays in use."""
     waiting = False
     give_up = time.monotonic() + 1
     while True:
@@ -98,8 +89,7 @@ def retry(call: Callable[..., Any], *arguments: object) -> Any:
 
 # --- The conversation: one line in, one line out ------------------------------------------------
 #
-# It knows no socket: bytes come in, and bytes go out. So servers 1, 2 and 3 hold the very same
-# one, and a test can talk with it without a network.
+# It knows no socket: bytes come in, and bytes go out. So servers 1, 2 and 3 share it.
 
 
 class Conversation:
@@ -146,9 +136,8 @@ def reply(line: bytes) -> bytes:
 
 # --- The arithmetic: precedence climbing --------------------------------------------------------
 #
-# A sum consists of products, and a product consists of powers. An entry of OPERATORS has three
-# parts: the operator's precedence, the lowest precedence that its right operand may contain, and
-# the function. Each call of expression() reads what one precedence allows:
+# A sum consists of products, and a product consists of powers. Each call of expression() reads what
+# one precedence allows:
 #
 #   2-3*4 is 2-(3*4): expression(SUM) takes 2 and -, and expression(PRODUCT) takes 3*4.
 #   2-3-4 is (2-3)-4: here expression(PRODUCT) takes only 3, and expression(SUM) goes on with -.
@@ -253,6 +242,9 @@ def syntax_error(wanted: str, token: str) -> ValueError:
 def main() -> None:
     """Read the command line, listen, say so, and serve until a signal ends the program."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it, whatever it waits for.
+    if sys.platform != "win32":  # A terminal may have room, but not for a whole line of the log.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.ttyname(2), os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK), 2)
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("-b", "--bind", metavar="ADDRESS", default="127.0.0.1")
     parser.add_argument("port", metavar="PORT", nargs="?", type=port_number, help="0: any free one")
@@ -270,11 +262,10 @@ def main() -> None:
 
 
 def ask(name: str, default: str, convert: Callable[[str], Any]) -> Any:
-    """Read an answer from standard input, and return convert(answer).
+    """Return convert(an answer from standard input). Blank, or the end, means the default.
 
-    A blank line, or the end of the input, means the default. Only a terminal is shown the question.
-    While convert raises ArgumentTypeError, show the error and ask again. Raises SystemExit if the
-    input ends then.
+    Only a terminal is shown the question. While convert raises ArgumentTypeError, ask again.
+    Raises SystemExit if the input ends then.
     """
     wrong = False
     while True:
@@ -310,7 +301,7 @@ def listen(family: int, address: Address) -> socket.socket:
     # The connections inherit what follows (UNIX Network Programming, section 7.4).
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # sends a small reply at once
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in KEEPALIVE.items():
+    for option, value in TIMEOUTS.items():
         with contextlib.suppress(AttributeError, OSError):  # No system has all of these options.
             listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
     listener.bind(address)

@@ -8,8 +8,7 @@ What it costs: the memory of a thread for every client, and the time to switch b
 Python runs one thread at a time (the global interpreter lock), so many threads compute no faster
 than one.
 
-The file reads from top to bottom: the model, the conversation, the arithmetic, the command line.
-Servers 1 to 3 differ in the model alone.
+Servers 1 to 3 differ in the model alone. It comes first in each file.
 """
 
 from __future__ import annotations
@@ -37,13 +36,9 @@ CHUNK = 512  # bytes to read at a time; at worst 73 lines of 9**999, with replie
 PAUSE = 0.01  # seconds until we try again when the system has run out of something
 MAX_LINE = 1024  # bytes, without the end of the line
 TOO_BIG = 10**1000  # the first integer of more than 1,000 digits
-KEEPALIVE = {  # how soon the kernel notices that a client has vanished: see man 7 tcp
-    "TCP_KEEPIDLE": 60,  # seconds of silence until the kernel asks whether it is still there
-    "TCP_KEEPALIVE": 60,  # the same on macOS
-    "TCP_KEEPINTVL": 10,  # seconds until it asks again
-    "TCP_KEEPCNT": 4,  # unanswered questions that end the connection
-    "TCP_USER_TIMEOUT": 100_000,  # milliseconds that bytes we sent may remain unacknowledged
-}
+# To notice that a client has vanished (man 7 tcp): the seconds of silence before the kernel probes
+# it, the same on macOS, the seconds between probes, the milliseconds that bytes may be undelivered.
+TIMEOUTS = {"TCP_KEEPIDLE": 60, "TCP_KEEPALIVE": 60, "TCP_KEEPINTVL": 5, "TCP_USER_TIMEOUT": 90_000}
 Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 
 
@@ -94,24 +89,17 @@ def admit(sock: socket.socket, peer: Address, clients: set[socket.socket]) -> No
         return
     clients.add(sock)
     try:
-        threading.Thread(target=attend, args=(sock, peer, clients), daemon=True).start()
+        threading.Thread(target=chat, args=(sock, peer, clients), daemon=True).start()
     except (RuntimeError, MemoryError):
         clients.discard(sock)
         raise
 
 
-def attend(sock: socket.socket, peer: Address, clients: set[socket.socket]) -> None:
-    """Chat with a client, give its place to the next one, and close its connection."""
-    with contextlib.suppress(OSError), sock:  # This closes the socket at the end.
-        chat(sock, peer)
-        clients.discard(sock)  # before the client sees the close, because it may come again at once
-
-
-def chat(sock: socket.socket, peer: Address) -> None:
-    """Answer a client's lines until it disconnects."""
-    log(f"{show(peer)} connected")
-    conversation = Conversation()
+def chat(sock: socket.socket, peer: Address, clients: set[socket.socket]) -> None:
+    """Answer a client's lines until it disconnects, and give its place to another client."""
     try:
+        log(f"{show(peer)} connected")
+        conversation = Conversation()
         sock.setblocking(True)  # On macOS it is as non-blocking as the listening socket.
         while data := sock.recv(CHUNK):
             with COMPUTING:
@@ -123,6 +111,10 @@ def chat(sock: socket.socket, peer: Address) -> None:
         log(f"{show(peer)} disconnected")
     except (OSError, MemoryError) as error:
         log(f"{show(peer)} disconnected: {reason(error)}")
+    finally:
+        clients.discard(sock)  # before the client sees the close: it may connect again at once
+        with contextlib.suppress(OSError):
+            sock.close()
 
 
 def refuse(sock: socket.socket, peer: Address) -> None:
@@ -138,8 +130,7 @@ def refuse(sock: socket.socket, peer: Address) -> None:
 
 # --- The conversation: one line in, one line out ------------------------------------------------
 #
-# It knows no socket: bytes come in, and bytes go out. So servers 1, 2 and 3 hold the very same
-# one, and a test can talk with it without a network.
+# It knows no socket: bytes come in, and bytes go out. So servers 1, 2 and 3 share it.
 
 
 class Conversation:
@@ -186,9 +177,8 @@ def reply(line: bytes) -> bytes:
 
 # --- The arithmetic: precedence climbing --------------------------------------------------------
 #
-# A sum consists of products, and a product consists of powers. An entry of OPERATORS has three
-# parts: the operator's precedence, the lowest precedence that its right operand may contain, and
-# the function. Each call of expression() reads what one precedence allows:
+# A sum consists of products, and a product consists of powers. Each call of expression() reads what
+# one precedence allows:
 #
 #   2-3*4 is 2-(3*4): expression(SUM) takes 2 and -, and expression(PRODUCT) takes 3*4.
 #   2-3-4 is (2-3)-4: here expression(PRODUCT) takes only 3, and expression(SUM) goes on with -.
@@ -293,6 +283,9 @@ def syntax_error(wanted: str, token: str) -> ValueError:
 def main() -> None:
     """Read the command line, listen, say so, and serve until a signal ends the program."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it, whatever it waits for.
+    if sys.platform != "win32":  # A terminal may have room, but not for a whole line of the log.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.ttyname(2), os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK), 2)
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("-b", "--bind", metavar="ADDRESS", default="127.0.0.1")
     parser.add_argument("port", metavar="PORT", nargs="?", type=port_number, help="0: any free one")
@@ -310,11 +303,10 @@ def main() -> None:
 
 
 def ask(name: str, default: str, convert: Callable[[str], Any]) -> Any:
-    """Read an answer from standard input, and return convert(answer).
+    """Return convert(an answer from standard input). Blank, or the end, means the default.
 
-    A blank line, or the end of the input, means the default. Only a terminal is shown the question.
-    While convert raises ArgumentTypeError, show the error and ask again. Raises SystemExit if the
-    input ends then.
+    Only a terminal is shown the question. While convert raises ArgumentTypeError, ask again.
+    Raises SystemExit if the input ends then.
     """
     wrong = False
     while True:
@@ -350,7 +342,7 @@ def listen(family: int, address: Address) -> socket.socket:
     # The connections inherit what follows (UNIX Network Programming, section 7.4).
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # sends a small reply at once
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in KEEPALIVE.items():
+    for option, value in TIMEOUTS.items():
         with contextlib.suppress(AttributeError, OSError):  # No system has all of these options.
             listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
     listener.bind(address)

@@ -8,8 +8,7 @@ lock, and a client costs little more than its socket.
 What it costs: while one client has its turn all others wait, so turns have to be short. And
 select looks at every descriptor in every call.
 
-The file reads from top to bottom: the model, the conversation, the arithmetic, the command line.
-Servers 1 to 3 differ in the model alone.
+Servers 1 to 3 differ in the model alone. It comes first in each file.
 """
 
 from __future__ import annotations
@@ -36,13 +35,9 @@ CHUNK = 512  # bytes to read at a time; at worst 73 lines of 9**999, with replie
 PAUSE = 0.01  # seconds until we try again when the system has run out of something
 MAX_LINE = 1024  # bytes, without the end of the line
 TOO_BIG = 10**1000  # the first integer of more than 1,000 digits
-KEEPALIVE = {  # how soon the kernel notices that a client has vanished: see man 7 tcp
-    "TCP_KEEPIDLE": 60,  # seconds of silence until the kernel asks whether it is still there
-    "TCP_KEEPALIVE": 60,  # the same on macOS
-    "TCP_KEEPINTVL": 10,  # seconds until it asks again
-    "TCP_KEEPCNT": 4,  # unanswered questions that end the connection
-    "TCP_USER_TIMEOUT": 100_000,  # milliseconds that bytes we sent may remain unacknowledged
-}
+# To notice that a client has vanished (man 7 tcp): the seconds of silence before the kernel probes
+# it, the same on macOS, the seconds between probes, the milliseconds that bytes may be undelivered.
+TIMEOUTS = {"TCP_KEEPIDLE": 60, "TCP_KEEPALIVE": 60, "TCP_KEEPINTVL": 5, "TCP_USER_TIMEOUT": 90_000}
 Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 
 
@@ -100,63 +95,52 @@ class Client:
 
     def turn(self) -> bool:
         """Read and reply, or send more of what we owe. Return whether it is still connected."""
+        end = ""
         try:
             if not self.owed:
                 data = self.sock.recv(CHUNK)
                 self.owed = self.conversation.feed(data) if data else self.conversation.end()
-                # At the end recv gives no bytes, in this turn and the next. The conversation may
-                # end with a reply, but only once.
-                if not data and not self.owed:
-                    self.close("disconnected")
-                    return False
+                if not data and not self.owed:  # If a last reply is owed, the next recv ends it.
+                    end = "disconnected"
             sent = self.sock.send(self.owed)  # bytes that the kernel took, perhaps none
             self.owed = self.owed[sent:]
         except BlockingIOError:  # It could not be read, or written to, after all.
             pass
         except (OSError, MemoryError) as error:
-            self.close(f"disconnected: {reason(error)}")
-            return False
-        return True
-
-    def close(self, text: str) -> None:
-        """Close the connection, and log the text."""
-        with contextlib.suppress(OSError):
-            self.sock.close()
-        log(f"{show(self.peer)} {text}")
+            end = f"disconnected: {reason(error)}"
+        if end:
+            log(f"{show(self.peer)} {end}")
+            with contextlib.suppress(OSError):
+                self.sock.close()
+        return not end
 
 
 def accept_clients(listener: socket.socket, clients: dict[int, Client], reading: set[int]) -> None:
     """Accept the clients that wait. In a shortage, stop watching the listening socket."""
     listener_fd = listener.fileno()
     for _ in range(GROUP):
+        full = len(clients) == MAX_CLIENTS
         try:
             sock, peer = listener.accept()
             sock.setblocking(False)
-            watchable = can_watch([listener_fd, *clients, sock.fileno()])
+            select.select([listener_fd, *clients, sock.fileno()], [], [], 0)  # if it can watch them
         except BlockingIOError:  # Nobody waits any more.
             break
         except ConnectionError:  # It disconnected before we could accept it.
             continue
+        except ValueError:  # It takes 512 on Windows, and no descriptor above 1,023 elsewhere.
+            full = True
         except (OSError, MemoryError) as error:
             if listener_fd in reading:
                 log(f"waiting: {reason(error)}")
             reading.discard(listener_fd)
             return
-        if watchable and len(clients) < MAX_CLIENTS:
+        if full:
+            refuse(sock, peer)
+        else:
             clients[sock.fileno()] = Client(sock, peer)
             reading.add(sock.fileno())
-        else:
-            refuse(sock, peer)
     reading.add(listener_fd)  # There is no shortage, or it has ended.
-
-
-def can_watch(descriptors: list[int]) -> bool:
-    """Return whether select takes these: 512 on Windows, elsewhere none above 1,023."""
-    try:
-        select.select(descriptors, [], [], 0)
-    except (OSError, ValueError):
-        return False
-    return True
 
 
 def refuse(sock: socket.socket, peer: Address) -> None:
@@ -172,8 +156,7 @@ def refuse(sock: socket.socket, peer: Address) -> None:
 
 # --- The conversation: one line in, one line out ------------------------------------------------
 #
-# It knows no socket: bytes come in, and bytes go out. So servers 1, 2 and 3 hold the very same
-# one, and a test can talk with it without a network.
+# It knows no socket: bytes come in, and bytes go out. So servers 1, 2 and 3 share it.
 
 
 class Conversation:
@@ -220,9 +203,8 @@ def reply(line: bytes) -> bytes:
 
 # --- The arithmetic: precedence climbing --------------------------------------------------------
 #
-# A sum consists of products, and a product consists of powers. An entry of OPERATORS has three
-# parts: the operator's precedence, the lowest precedence that its right operand may contain, and
-# the function. Each call of expression() reads what one precedence allows:
+# A sum consists of products, and a product consists of powers. Each call of expression() reads what
+# one precedence allows:
 #
 #   2-3*4 is 2-(3*4): expression(SUM) takes 2 and -, and expression(PRODUCT) takes 3*4.
 #   2-3-4 is (2-3)-4: here expression(PRODUCT) takes only 3, and expression(SUM) goes on with -.
@@ -327,6 +309,9 @@ def syntax_error(wanted: str, token: str) -> ValueError:
 def main() -> None:
     """Read the command line, listen, say so, and serve until a signal ends the program."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it, whatever it waits for.
+    if sys.platform != "win32":  # A terminal may have room, but not for a whole line of the log.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.ttyname(2), os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK), 2)
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("-b", "--bind", metavar="ADDRESS", default="127.0.0.1")
     parser.add_argument("port", metavar="PORT", nargs="?", type=port_number, help="0: any free one")
@@ -344,11 +329,10 @@ def main() -> None:
 
 
 def ask(name: str, default: str, convert: Callable[[str], Any]) -> Any:
-    """Read an answer from standard input, and return convert(answer).
+    """Return convert(an answer from standard input). Blank, or the end, means the default.
 
-    A blank line, or the end of the input, means the default. Only a terminal is shown the question.
-    While convert raises ArgumentTypeError, show the error and ask again. Raises SystemExit if the
-    input ends then.
+    Only a terminal is shown the question. While convert raises ArgumentTypeError, ask again.
+    Raises SystemExit if the input ends then.
     """
     wrong = False
     while True:
@@ -384,7 +368,7 @@ def listen(family: int, address: Address) -> socket.socket:
     # The connections inherit what follows (UNIX Network Programming, section 7.4).
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # sends a small reply at once
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in KEEPALIVE.items():
+    for option, value in TIMEOUTS.items():
         with contextlib.suppress(AttributeError, OSError):  # No system has all of these options.
             listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
     listener.bind(address)

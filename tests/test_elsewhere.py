@@ -12,7 +12,7 @@ import subprocess
 import sys
 
 import pytest
-from outside import all_answered, crowd, question, receive, reset
+from outside import admitted, all_answered, crowd, receive, reset
 from support import ROOT, SERVERS, WAIT, Server, load, read_all, run, until
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows lacks all that itself")
@@ -24,18 +24,7 @@ FULL = b"error: server full\n"
 
 def served(server):
     """Return a client that the server has answered. Raises AssertionError if it serves none."""
-    asked, answer = question(server, 2)
-
-    def attempt():
-        with contextlib.ExitStack() as stack, contextlib.suppress(ConnectionError):
-            client = stack.enter_context(server.connect())
-            client.sendall(asked)
-            if receive(client, len(answer)) == answer:
-                stack.pop_all()
-                return client
-        return None
-
-    return until(attempt, "a client is served")
+    return until(lambda: admitted(server), "a client is served")
 
 
 def test_names_are_missing(tmp_path):

@@ -216,7 +216,7 @@ def test_out_of_memory(monkeypatch):
     with theirs:
         theirs.sendall(b"1+1\n")
         clients = {ours}
-        server2.attend(ours, ("127.0.0.1", 1), clients)
+        server2.chat(ours, ("127.0.0.1", 1), clients)
         assert theirs.recv(1) == b""
         assert not clients
         assert server2.COMPUTING.acquire(blocking=False)

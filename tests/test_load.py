@@ -170,7 +170,7 @@ def test_a_line_without_an_end(name, size):
 # --- Drip ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["server2", "server3"])
+@pytest.mark.parametrize("name", CROWDED)
 def test_slow_and_silent_clients(name):
     """500 clients send a byte a second, 200 send nothing. Another 30 notice nothing."""
     with Server(name) as server, crowd(server, 200), crowd(server, 500) as slow:

@@ -123,18 +123,23 @@ def test_port_taken_for_a_moment():
 
 
 def test_port_taken_in_the_meantime():
-    """Another program may take the port while server1 serves; it then says so and ends."""
-    with Server("server1") as server, server.connect() as sock:
-        assert ask(sock, "1+1") == "2"
-        with Server("server3", str(server.port)) as other:
+    """Another server may take the port while server1 serves. Then server1 says so and ends."""
+    with contextlib.ExitStack() as stack:
+        pairs = []
+        for name in SERVERS:
+            server = stack.enter_context(Server("server1"))
+            sock = stack.enter_context(server.connect())
+            assert ask(sock, "1+1") == "2"
+            pairs.append((server, stack.enter_context(Server(name, str(server.port)))))
             assert ask(sock, "2+2") == "4"
             sock.close()
+        for server, other in pairs:
             assert server.process.wait(WAIT) == 1
-            reason = address_in_use()
             last = server.log().splitlines()[-1]
+            reason = address_in_use()
             assert last == f"server1: cannot listen on 127.0.0.1:{server.port}: {reason}"
-            with other.connect() as sock_of_other:
-                assert ask(sock_of_other, "7") == "7"
+            with other.connect() as sock:
+                assert ask(sock, "7") == "7"
 
 
 @pytest.mark.parametrize("name", SERVERS)

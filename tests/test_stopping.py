@@ -188,6 +188,26 @@ def stopped_terminal():
     return master, slave
 
 
+def unread_terminal():
+    """Return both ends of a terminal that nobody reads, with room for a part of a line."""
+    line = b"127.0.0.1:12345 disconnected\n"
+
+    def written(most):
+        master, slave = os.openpty()
+        os.set_blocking(slave, False)
+        count = 0
+        with contextlib.suppress(BlockingIOError):
+            while count != most and os.write(slave, line) == len(line):
+                count += 1
+        os.set_blocking(slave, True)
+        return count, master, slave
+
+    room, *full = written(None)
+    for descriptor in full:
+        os.close(descriptor)
+    return written(room)[1:]
+
+
 def broken_pipe():
     """Return the end of a pipe whose other end is closed."""
     reader, writer = os.pipe()
@@ -233,6 +253,7 @@ def deaf_server(name, make, both):
         (full_socket, True),
         (full_disk, True),
         (stopped_terminal, True),
+        (unread_terminal, False),
     ],
 )
 @pytest.mark.parametrize("name", ["server2", "server3"])  # with threads, and without
@@ -242,7 +263,7 @@ def test_a_log_that_nobody_reads(name, make, both):
         for _ in range(5):
             until(lambda: admitted(server), "a client is served").close()
         if name in CROWDED:
-            with crowd(server, min(20, load(name).MAX_CLIENTS // 2)) as clients:
+            with crowd(server, min(50, load(name).MAX_CLIENTS // 2)) as clients:
                 all_answered(server, clients)
                 for client in clients[::2]:
                     client.shutdown(socket.SHUT_WR)
@@ -293,7 +314,7 @@ def test_keep_alive_timer_of_a_real_connection(name):
                 subprocess.run(command, check=True, capture_output=True, text=True).stdout,
             )
 
-        idle = load(name).KEEPALIVE["TCP_KEEPIDLE"]
+        idle = load(name).TIMEOUTS["TCP_KEEPIDLE"]
         assert 0 < int(until(timer, "a keep-alive timer")[1]) <= idle
 
 
