@@ -6,8 +6,6 @@ and output to the server, byte for byte. Bytes go out as they come, and replies 
 come, both at once: so there are two threads.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import errno
@@ -37,8 +35,8 @@ def main() -> None:
     if not (sys.stdin and sys.stdout):
         sys.exit("client: standard input or standard output is closed")
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
-    if not terminal:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it, whatever it waits for.
+    if not terminal:  # At a terminal, Ctrl-C raises KeyboardInterrupt, and leaves with status 0.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # On a pipe, it ends the program as a signal.
     try:
         host, port = options.host, options.port
         if host is None:
@@ -98,8 +96,9 @@ def read_line(sock: socket.socket) -> bytes:
     """Return the next line from the server. Raises ConnectionError if there is no whole line."""
     line = b""
     while not line.endswith(b"\n"):
+        # On Windows, neither recv nor select notices Ctrl-C. So we wait 0.2 seconds at a time.
         while not select.select([sock], [], [], 0.2)[0]:
-            pass  # On Windows recv does not notice Ctrl-C, so we do not wait in it.
+            pass
         data = sock.recv(CHUNK)
         line += data
         if not data or len(line) > CHUNK:
@@ -108,7 +107,10 @@ def read_line(sock: socket.socket) -> bytes:
 
 
 def visible(reply: bytes) -> str:
-    """Return a reply as text, without its end, and with its control characters escaped."""
+    """Return a reply as text, without its end.
+
+    Its control characters are escaped: ESC, which could change the terminal, is shown as \\x1b.
+    """
     text = reply.rstrip(b"\r\n").decode(errors="backslashreplace")
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)  # without its quotes
 
@@ -121,22 +123,23 @@ def relay(sock: socket.socket) -> None:
 
     Raises OSError when the server is lost, or when it ends before it has replied to every line.
     """
-    sent, received = Lines(), Lines()  # All four servers send as many as they get.
+    sent = received = 0.0  # lines, as count_lines() counts them
     all_sent = threading.Event()
 
     def upload() -> None:
         """Copy standard input to the server, then close the sending side."""
-        with contextlib.suppress(OSError):  # The other thread notices that not all was sent.
+        nonlocal sent
+        with contextlib.suppress(OSError):  # Then all_sent stays unset.
             while data := os.read(0, CHUNK):
-                sent.add(data)
+                sent = count_lines(sent, data)
                 sock.sendall(data)
-            all_sent.set()
+            all_sent.set()  # before the server can know, and end
         with contextlib.suppress(OSError):
             sock.shutdown(socket.SHUT_WR)
 
     threading.Thread(target=upload, daemon=True).start()
     while data := sock.recv(CHUNK):
-        received.add(data)
+        received = count_lines(received, data)
         while data:
             try:
                 data = data[os.write(1, data) :]
@@ -146,48 +149,44 @@ def relay(sock: socket.socket) -> None:
                 raise
     if not all_sent.is_set():
         raise ConnectionError("the server ended before the input did")
-    # A reply was cut off: "2\n3" for "2\n3\n". Or a last line had none: "2\n" for "2\n3".
-    if received.whole < sent.whole or received.count < sent.count:
+    if received < sent:  # All four servers send as many lines as they get.
         raise ConnectionError("the server ended before it had replied to every line")
 
 
-class Lines:
-    """A count of the lines in a stream of bytes, the last of which may have no end."""
+def count_lines(lines: float, data: bytes) -> float:
+    """Return the number of lines before data, a stream's next bytes, and in it.
 
-    whole = 0  # lines that have an end: 1 in "2\n3"
-    count = 0  # all lines: 2 in "2\n3"
-
-    def add(self, data: bytes) -> None:
-        """Count the lines in data, the next bytes of the stream."""
-        self.whole += data.count(b"\n")
-        self.count = self.whole + (0 if data.endswith(b"\n") else 1)
+    A last line without its end counts as half a line: there are 1.5 in "2\\n3".
+    """
+    return int(lines) + data.count(b"\n") + (0 if data.endswith(b"\n") else 0.5)
 
 
-# --- Shared with the servers --------------------------------------------------------------------
+# --- The same as in the servers -----------------------------------------------------------------
 
 
 def ask(name: str, default: str, convert: Callable[[str], Any]) -> Any:
-    """Return convert(an answer from standard input). Blank, or the end, means the default.
+    """Ask for a value on standard input. Return what convert() makes of the answer.
 
-    Only a terminal is shown the question. While convert raises ArgumentTypeError, ask again.
-    Raises SystemExit if the input ends then.
+    Blank, or the end of the input, means the default. Only a terminal is shown the question. While
+    convert() raises ArgumentTypeError, ask again. Raises SystemExit if the input ends then.
     """
     wrong = False
     while True:
+        if os.isatty(0):
+            print(f"{name} [{default}]: ", end="", file=sys.stderr, flush=True)
         line = b""
         with contextlib.suppress(OSError):  # A standard input that is closed has ended.
-            if os.isatty(0):
-                print(f"{name} [{default}]: ", end="", file=sys.stderr, flush=True)
-            # Without a buffer, unlike input(): in client.py, what follows on a pipe is not for us.
-            with open(0, "rb", buffering=0, closefd=False) as stdin:
-                line = stdin.readline()
+            # 0 is standard input. We read it byte by byte, because in client.py, what follows the
+            # line on a pipe is for the server.
+            while not line.endswith(b"\n") and (byte := os.read(0, 1)):
+                line += byte
         if wrong and not line:
             sys.exit(2)
         try:
             return convert(line.decode(errors="replace").strip() or default)
         except argparse.ArgumentTypeError as error:
-            with contextlib.suppress(OSError, AttributeError):  # Nobody reads standard error.
-                sys.stderr.write(f"{error}\n")
+            if sys.stderr:  # It is None if it is closed.
+                print(error, file=sys.stderr)
             wrong = True
 
 

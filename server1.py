@@ -7,10 +7,8 @@ call waits until it can do its work, so the program reads like the conversation 
 What it costs: nobody else is served in the meantime, and nobody waits in a queue. While the server
 has a client it does not listen, so the kernel refuses all others at once.
 
-Servers 1 to 3 differ in the model alone. It comes first in each file.
+Servers 1 to 3 differ in the model alone, which comes first in each file.
 """
-
-from __future__ import annotations
 
 import argparse
 import contextlib
@@ -29,13 +27,16 @@ from typing import Any, TextIO
 NAME = "server1"
 DEFAULT_PORT = "10000"
 BACKLOG = 1024  # connections that the kernel keeps until we accept them
-CHUNK = 8192  # bytes to read at a time; at worst 1,170 lines of 9**999, with replies of 1.1 MB
+CHUNK = 8192  # bytes to read at a time: many, because nobody else waits
 PAUSE = 0.01  # seconds until we try again when the system has run out of something
 MAX_LINE = 1024  # bytes, without the end of the line
 TOO_BIG = 10**1000  # the first integer of more than 1,000 digits
-# To notice that a client has vanished (man 7 tcp): the seconds of silence before the kernel probes
-# it, the same on macOS, the seconds between probes, the milliseconds that bytes may be undelivered.
-TIMEOUTS = {"TCP_KEEPIDLE": 60, "TCP_KEEPALIVE": 60, "TCP_KEEPINTVL": 5, "TCP_USER_TIMEOUT": 90_000}
+TIMEOUTS = {  # so that the kernel notices a client that has vanished (man 7 tcp)
+    "TCP_KEEPIDLE": 60,  # seconds of silence before it probes the client
+    "TCP_KEEPALIVE": 60,  # the same on macOS
+    "TCP_KEEPINTVL": 5,  # seconds between probes
+    "TCP_USER_TIMEOUT": 90_000,  # milliseconds that bytes may be undelivered
+}
 Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 
 
@@ -48,7 +49,9 @@ def serve(listener: socket.socket) -> None:
     while True:
         sock, peer = retry(listener.accept)
         with contextlib.suppress(OSError):
-            listener.close()  # Now the kernel refuses other clients, and resets those in its queue.
+            # The kernel refuses other clients from now on, and resets those that wait to be
+            # accepted. The connection to our client is a socket of its own, and stays.
+            listener.close()
         chat(sock, peer)
         # Listen before this client sees the close, because it may connect again at once.
         listener = retry(listen, listener.family, address)
@@ -61,7 +64,7 @@ def chat(sock: socket.socket, peer: Address) -> None:
     log(f"{show(peer)} connected")
     conversation = Conversation()
     try:
-        while data := sock.recv(CHUNK):
+        while data := sock.recv(CHUNK):  # There is none when the client has sent everything.
             sock.sendall(conversation.feed(data))
         sock.sendall(conversation.end())
         log(f"{show(peer)} disconnected")
@@ -70,7 +73,10 @@ def chat(sock: socket.socket, peer: Address) -> None:
 
 
 def retry(call: Callable[..., Any], *arguments: object) -> Any:
-    """Call until that succeeds; return the result. Raises OSError if an address stays in use."""
+    """Return call(*arguments). While that fails, because the system has run out of something, wait.
+
+    Raises OSError when listen() finds its port in use for a second.
+    """
     waiting = False
     give_up = time.monotonic() + 1
     while True:
@@ -79,7 +85,7 @@ def retry(call: Callable[..., Any], *arguments: object) -> Any:
         except ConnectionError:  # from accept: the client has disconnected already
             continue
         except OSError as error:
-            if error.errno == errno.EADDRINUSE and time.monotonic() > give_up:  # from listen
+            if error.errno == errno.EADDRINUSE and time.monotonic() > give_up:
                 raise
             if not waiting:
                 log(f"waiting: {reason(error)}")
@@ -103,18 +109,19 @@ class Conversation:
         """Take the next bytes from the client; return replies to the lines that they complete."""
         if self.skipping:
             _, newline, data = data.partition(b"\n")
-            self.skipping = not newline  # It is empty if data contains none.
+            if not newline:  # The line goes on.
+                return b""
+            self.skipping = False
         *lines, self.partial = (self.partial + data).split(b"\n")
-        if len(self.partial.removesuffix(b"\r")) > MAX_LINE:
-            lines.append(self.partial)  # It gets its error now, before it ends.
+        if len(self.partial) > MAX_LINE + 1:  # The last byte may be the CR before a LF to come.
+            lines.append(self.partial)  # reply() gives the error, before the line ends.
             self.partial = b""
             self.skipping = True
         return b"".join(map(reply, lines))
 
     def end(self) -> bytes:
         """Return the reply to a last line that has no end, if there is one."""
-        line, self.partial = self.partial, b""
-        return reply(line) if line else b""
+        return self.feed(b"\n") if self.partial else b""
 
 
 def reply(line: bytes) -> bytes:
@@ -123,12 +130,13 @@ def reply(line: bytes) -> bytes:
     if len(line) > MAX_LINE:
         return b"error: line longer than %d bytes\n" % MAX_LINE
     try:
-        return f"{evaluate(line.decode(errors='replace'))!r}\n".encode()
+        value = evaluate(line.decode(errors="replace"))
+        return f"{value!r}\n".encode()
     except ZeroDivisionError:
         return b"error: division by zero\n"
     except OverflowError:
         return b"error: number too large\n"
-    except RecursionError:
+    except RecursionError:  # Each parenthesis is a call within a call, and Python limits these.
         return b"error: too many nested parentheses\n"
     except ValueError as error:
         return f"error: {error}\n".encode()
@@ -136,11 +144,12 @@ def reply(line: bytes) -> bytes:
 
 # --- The arithmetic: precedence climbing --------------------------------------------------------
 #
-# A sum consists of products, and a product consists of powers. Each call of expression() reads what
-# one precedence allows:
+# A sum consists of products, and a product consists of powers. expression() takes an operand, and
+# then operators, until it finds one that is below the precedence that it was asked for. That one
+# it leaves to its caller:
 #
 #   2-3*4 is 2-(3*4): expression(SUM) takes 2 and -, and expression(PRODUCT) takes 3*4.
-#   2-3-4 is (2-3)-4: here expression(PRODUCT) takes only 3, and expression(SUM) goes on with -.
+#   2-3-4 is (2-3)-4: expression(PRODUCT) takes only 3, and leaves the second - to expression(SUM).
 #   2**3**2 is 2**(3**2): the right operand of ** may contain **.
 #   -2**2 is -(2**2): the operand of a sign may contain **, and nothing else.
 
@@ -150,12 +159,12 @@ SUM, PRODUCT, POWER = 1, 2, 3
 def power(base: float, exponent: float) -> float:
     """Return base**exponent. Raises OverflowError before it computes an integer that is too big."""
     if isinstance(base, int) and isinstance(exponent, int) and exponent > 0:
-        least_bits = (base.bit_length() - 1) * exponent  # The result has at least so many.
-        if least_bits > TOO_BIG.bit_length():
+        # A number of n bits is at least 2**(n-1), so the result has at least this many bits.
+        if (base.bit_length() - 1) * exponent > TOO_BIG.bit_length():
             raise OverflowError
-        if -1 <= base <= 1:  # These do not grow, but a long exponent would take long.
-            exponent = 1 if exponent % 2 else 2
-    result: complex = base**exponent  # It is complex in (-2)**0.5.
+        if -1 <= base <= 1:  # Only odd or even matters, and with a long exponent ** takes long.
+            exponent = exponent % 2 or 2
+    result: complex = base**exponent  # (-2)**0.5 is complex.
     if isinstance(result, complex):
         raise ValueError("the result is not a real number")
     return result
@@ -174,9 +183,11 @@ OPERATORS: dict[str, tuple[int, int, Callable[[Any, Any], Any]]] = {
 SIGNS = {"+", "-"}
 NUMBER_STARTS = "0123456789."
 END = "the end of the line"  # the last entry of tokens; no real token has a space
-SYMBOLS = "|".join(map(re.escape, sorted(OPERATORS, key=len, reverse=True)))  # ** before *
+# "2**.5+x" has the tokens "2", "**", ".5", "+" and "x". At each place the first of these matches:
+# a number, an operator (** before *), a word, any other character that is no blank.
 NUMBER = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
-TOKENS = re.compile(rf"{NUMBER}|{SYMBOLS}|\w+|[^ \t]")  # or a word, or any other character
+SYMBOLS = "|".join(re.escape(symbol) for symbol in sorted(OPERATORS, reverse=True))
+TOKENS = re.compile(rf"{NUMBER}|{SYMBOLS}|\w+|[^ \t]")
 
 
 def evaluate(text: str) -> float:
@@ -197,21 +208,21 @@ def evaluate(text: str) -> float:
 def expression(tokens: list[str], lowest: int) -> float:
     """Take an operand and the operators of at least the lowest precedence. Return the value."""
     token = tokens.pop()
-    if token[0] in NUMBER_STARTS:
-        if not token.isdigit():
-            if token == ".":
-                raise ValueError("'.' is not a number")
-            value = float(token)
-        else:
-            value = int(token)
-            if token[0] == "0" and value:
-                raise ValueError(f"{token} begins with a zero")
-            if value >= TOO_BIG:
-                raise OverflowError
-    elif token == "(":
+    if token == "(":
         value = expression(tokens, SUM)
         if (token := tokens.pop()) != ")":
             raise syntax_error("operator", token)
+    elif token[0] in NUMBER_STARTS:
+        if token.isdigit():
+            value = int(token)
+            if value >= TOO_BIG:
+                raise OverflowError
+            if token[0] == "0" and value:  # Python refuses it, too.
+                raise ValueError(f"{token} begins with a zero")
+        elif token == ".":
+            raise ValueError("'.' is not a number")
+        else:
+            value = float(token)
     elif token in SIGNS:
         sign = 1 if token == "+" else -1
         while tokens[-1] in SIGNS:  # not by recursion: a line may hold a thousand signs
@@ -219,8 +230,11 @@ def expression(tokens: list[str], lowest: int) -> float:
         value = sign * expression(tokens, POWER)
     else:
         raise syntax_error("operand", token)
-    while tokens[-1] in OPERATORS and OPERATORS[tokens[-1]][0] >= lowest:
-        _, right_lowest, function = OPERATORS[tokens.pop()]
+    while tokens[-1] in OPERATORS:
+        precedence, right_lowest, function = OPERATORS[tokens[-1]]
+        if precedence < lowest:
+            break
+        tokens.pop()
         value = function(value, expression(tokens, right_lowest))
         if type(value) is int and abs(value) >= TOO_BIG:  # A float may be infinite on the way.
             raise OverflowError
@@ -229,11 +243,11 @@ def expression(tokens: list[str], lowest: int) -> float:
 
 def syntax_error(wanted: str, token: str) -> ValueError:
     """Return the error for a token that stands where an operand or an operator is wanted."""
-    if wanted == "operator" and token in (")", END):  # No operator is missing before these.
+    if wanted == "operator" and token in (")", END):  # in "1)" and "(1"
         return ValueError("a parenthesis is missing")
     if token in OPERATORS or token in ("(", ")", END) or token[0] in NUMBER_STARTS:
-        return ValueError(f"an {wanted} is missing before {token}")
-    return ValueError(f"{token!r} is not understood")
+        return ValueError(f"an {wanted} is missing before {token}")  # in "1+" and "1 2"
+    return ValueError(f"{token!r} is not understood")  # in "2^3"
 
 
 # --- The command line, and the log --------------------------------------------------------------
@@ -241,8 +255,10 @@ def syntax_error(wanted: str, token: str) -> ValueError:
 
 def main() -> None:
     """Read the command line, listen, say so, and serve until a signal ends the program."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it, whatever it waits for.
-    if sys.platform != "win32":  # A terminal may have room, but not for a whole line of the log.
+    # Ctrl-C ends the program at once. As KeyboardInterrupt, on Windows, it would wait for a client.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if sys.platform != "win32":
+        # Writing to a terminal that was stopped with Ctrl-S waits. Our log shall not wait for it.
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.ttyname(2), os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK), 2)
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -262,27 +278,28 @@ def main() -> None:
 
 
 def ask(name: str, default: str, convert: Callable[[str], Any]) -> Any:
-    """Return convert(an answer from standard input). Blank, or the end, means the default.
+    """Ask for a value on standard input. Return what convert() makes of the answer.
 
-    Only a terminal is shown the question. While convert raises ArgumentTypeError, ask again.
-    Raises SystemExit if the input ends then.
+    Blank, or the end of the input, means the default. Only a terminal is shown the question. While
+    convert() raises ArgumentTypeError, ask again. Raises SystemExit if the input ends then.
     """
     wrong = False
     while True:
+        if os.isatty(0):
+            print(f"{name} [{default}]: ", end="", file=sys.stderr, flush=True)
         line = b""
         with contextlib.suppress(OSError):  # A standard input that is closed has ended.
-            if os.isatty(0):
-                print(f"{name} [{default}]: ", end="", file=sys.stderr, flush=True)
-            # Without a buffer, unlike input(): in client.py, what follows on a pipe is not for us.
-            with open(0, "rb", buffering=0, closefd=False) as stdin:
-                line = stdin.readline()
+            # 0 is standard input. We read it byte by byte, because in client.py, what follows the
+            # line on a pipe is for the server.
+            while not line.endswith(b"\n") and (byte := os.read(0, 1)):
+                line += byte
         if wrong and not line:
             sys.exit(2)
         try:
             return convert(line.decode(errors="replace").strip() or default)
         except argparse.ArgumentTypeError as error:
-            with contextlib.suppress(OSError, AttributeError):  # Nobody reads standard error.
-                sys.stderr.write(f"{error}\n")
+            if sys.stderr:  # It is None if it is closed.
+                print(error, file=sys.stderr)
             wrong = True
 
 
@@ -296,7 +313,9 @@ def port_number(text: str) -> int:
 def listen(family: int, address: Address) -> socket.socket:
     """Return a socket that listens at the address. Raises OSError."""
     listener = socket.socket(family)
-    if os.name == "posix":  # On Windows, two servers could then share a port.
+    if os.name == "posix":
+        # Without it, a port where a connection has just ended is in use for another minute.
+        # Windows needs it not, and would let two servers share a port.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     # The connections inherit what follows (UNIX Network Programming, section 7.4).
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # sends a small reply at once

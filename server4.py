@@ -6,8 +6,6 @@ to without waiting, take one short turn with each of them, and ask again. Only t
 differs: it does not look for the ends of lines, and gives every byte back.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import os
@@ -22,13 +20,17 @@ from typing import Any, TextIO
 NAME = "server4"
 DEFAULT_PORT = "10000"
 BACKLOG = 1024  # connections that the kernel keeps until we accept them
-MAX_CLIENTS = 1000
+MAX_CLIENTS = 511 if sys.platform == "win32" else 1000  # On Windows, select takes 512 sockets.
+MAX_DESCRIPTOR = 1023  # the highest that select can watch on other systems
 GROUP = 64  # clients to accept in a row, before the others get their turn
 CHUNK = 65536  # bytes to read at a time, so also the most that we owe a client
 PAUSE = 0.01  # seconds until we try again when the system has run out of something
-# To notice that a client has vanished (man 7 tcp): the seconds of silence before the kernel probes
-# it, the same on macOS, the seconds between probes, the milliseconds that bytes may be undelivered.
-TIMEOUTS = {"TCP_KEEPIDLE": 60, "TCP_KEEPALIVE": 60, "TCP_KEEPINTVL": 5, "TCP_USER_TIMEOUT": 90_000}
+TIMEOUTS = {  # so that the kernel notices a client that has vanished (man 7 tcp)
+    "TCP_KEEPIDLE": 60,  # seconds of silence before it probes the client
+    "TCP_KEEPALIVE": 60,  # the same on macOS
+    "TCP_KEEPINTVL": 5,  # seconds between probes
+    "TCP_USER_TIMEOUT": 90_000,  # milliseconds that bytes may be undelivered
+}
 Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 
 
@@ -45,33 +47,31 @@ def serve(listener: socket.socket) -> None:
     clients: dict[int, Client] = {}  # by descriptor: select takes numbers faster than sockets
     reading = {listener_fd}  # the descriptors that we wait to read from
     writing: set[int] = set()  # the descriptors of the clients that we owe bytes
+    waiting = False  # whether we have said that the system has run out of something
     while True:
-        # When the system has no descriptor or memory for another client, accept_clients takes the
-        # listening socket out of reading, and we try again after each pause.
-        shortage = listener_fd not in reading
         try:
-            readable, writable, _ = select.select(reading, writing, [], PAUSE if shortage else None)
-        except OSError:  # There is no memory; or nothing to watch, which is an error on Windows.
-            time.sleep(PAUSE)
-            readable, writable = [], []
-        for descriptor in readable + writable:  # No descriptor is in both.
-            if descriptor == listener_fd:
-                continue
-            client = clients[descriptor]
-            if not client.turn():
-                del clients[descriptor]
+            readable, writable, _ = select.select(reading, writing, [])
+            for descriptor in readable + writable:  # None is in both: each is in one of the sets.
+                if descriptor == listener_fd:
+                    continue
+                client = clients[descriptor]
+                connected = client.turn()
                 reading.discard(descriptor)
                 writing.discard(descriptor)
-            elif client.owed:
-                reading.discard(descriptor)
-                writing.add(descriptor)
-            elif descriptor in writing:
-                writing.remove(descriptor)
-                reading.add(descriptor)
-        # The listening socket comes last, because a client that has just disconnected makes room,
-        # and a new one may get its descriptor.
-        if listener_fd in readable or shortage:
-            accept_clients(listener, clients, reading)
+                if not connected:
+                    del clients[descriptor]
+                elif client.owed:
+                    writing.add(descriptor)
+                else:
+                    reading.add(descriptor)
+            if listener_fd in readable:  # last, because those who disconnected have made room
+                accept_clients(listener, clients, reading)
+                waiting = False
+        except (OSError, MemoryError) as error:  # from select or accept
+            if not waiting:
+                log(f"waiting: {reason(error)}")
+            waiting = True
+            time.sleep(PAUSE)  # Without a pause, trying again would use the whole processor.
 
 
 class Client:
@@ -86,52 +86,43 @@ class Client:
 
     def turn(self) -> bool:
         """Read and reply, or send more of what we owe. Return whether it is still connected."""
-        end = ""
         try:
-            if not self.owed:
-                data = self.sock.recv(CHUNK)
-                self.owed = self.conversation.feed(data) if data else self.conversation.end()
-                if not data and not self.owed:  # If a last reply is owed, the next recv ends it.
-                    end = "disconnected"
-            sent = self.sock.send(self.owed)  # bytes that the kernel took, perhaps none
-            self.owed = self.owed[sent:]
-        except BlockingIOError:  # It could not be read, or written to, after all.
-            pass
+            if self.owed or self.read():
+                sent = self.sock.send(self.owed)  # It may take only a part, or nothing.
+                self.owed = self.owed[sent:]
+                return True
+            log(f"{show(self.peer)} disconnected")
+        except BlockingIOError:  # It has room for nothing, or there is nothing to read after all.
+            return True
         except (OSError, MemoryError) as error:
-            end = f"disconnected: {reason(error)}"
-        if end:
-            log(f"{show(self.peer)} {end}")
-            with contextlib.suppress(OSError):
-                self.sock.close()
-        return not end
+            log(f"{show(self.peer)} disconnected: {reason(error)}")
+        with contextlib.suppress(OSError):
+            self.sock.close()
+        return False
+
+    def read(self) -> bool:
+        """Read, and owe the replies. Return False if all has been read and nothing is owed."""
+        data = self.sock.recv(CHUNK)
+        self.owed = self.conversation.feed(data) if data else self.conversation.end()
+        return bool(data or self.owed)
 
 
 def accept_clients(listener: socket.socket, clients: dict[int, Client], reading: set[int]) -> None:
-    """Accept the clients that wait. In a shortage, stop watching the listening socket."""
-    listener_fd = listener.fileno()
+    """Accept the clients that wait. Raises OSError or MemoryError if the system has no room."""
     for _ in range(GROUP):
-        full = len(clients) == MAX_CLIENTS
         try:
             sock, peer = listener.accept()
             sock.setblocking(False)
-            select.select([listener_fd, *clients, sock.fileno()], [], [], 0)  # if it can watch them
         except BlockingIOError:  # Nobody waits any more.
-            break
+            return
         except ConnectionError:  # It disconnected before we could accept it.
             continue
-        except ValueError:  # It takes 512 on Windows, and no descriptor above 1,023 elsewhere.
-            full = True
-        except (OSError, MemoryError) as error:
-            if listener_fd in reading:
-                log(f"waiting: {reason(error)}")
-            reading.discard(listener_fd)
-            return
-        if full:
-            refuse(sock, peer)
-        else:
+        watchable = sys.platform == "win32" or sock.fileno() <= MAX_DESCRIPTOR
+        if watchable and len(clients) < MAX_CLIENTS:
             clients[sock.fileno()] = Client(sock, peer)
             reading.add(sock.fileno())
-    reading.add(listener_fd)  # There is no shortage, or it has ended.
+        else:
+            refuse(sock, peer)
 
 
 def refuse(sock: socket.socket, peer: Address) -> None:
@@ -149,7 +140,7 @@ def refuse(sock: socket.socket, peer: Address) -> None:
 
 
 class Conversation:
-    """What one client says, which is also what it is told."""
+    """What one client says, which is also what it is told. The loop expects these two methods."""
 
     def feed(self, data: bytes) -> bytes:
         """Return what to send back for data, the next bytes from the client: the same."""
@@ -165,8 +156,10 @@ class Conversation:
 
 def main() -> None:
     """Read the command line, listen, say so, and serve until a signal ends the program."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it, whatever it waits for.
-    if sys.platform != "win32":  # A terminal may have room, but not for a whole line of the log.
+    # Ctrl-C ends the program at once. As KeyboardInterrupt, on Windows, it would wait for a client.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if sys.platform != "win32":
+        # Writing to a terminal that was stopped with Ctrl-S waits. Our log shall not wait for it.
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.ttyname(2), os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK), 2)
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -186,27 +179,28 @@ def main() -> None:
 
 
 def ask(name: str, default: str, convert: Callable[[str], Any]) -> Any:
-    """Return convert(an answer from standard input). Blank, or the end, means the default.
+    """Ask for a value on standard input. Return what convert() makes of the answer.
 
-    Only a terminal is shown the question. While convert raises ArgumentTypeError, ask again.
-    Raises SystemExit if the input ends then.
+    Blank, or the end of the input, means the default. Only a terminal is shown the question. While
+    convert() raises ArgumentTypeError, ask again. Raises SystemExit if the input ends then.
     """
     wrong = False
     while True:
+        if os.isatty(0):
+            print(f"{name} [{default}]: ", end="", file=sys.stderr, flush=True)
         line = b""
         with contextlib.suppress(OSError):  # A standard input that is closed has ended.
-            if os.isatty(0):
-                print(f"{name} [{default}]: ", end="", file=sys.stderr, flush=True)
-            # Without a buffer, unlike input(): in client.py, what follows on a pipe is not for us.
-            with open(0, "rb", buffering=0, closefd=False) as stdin:
-                line = stdin.readline()
+            # 0 is standard input. We read it byte by byte, because in client.py, what follows the
+            # line on a pipe is for the server.
+            while not line.endswith(b"\n") and (byte := os.read(0, 1)):
+                line += byte
         if wrong and not line:
             sys.exit(2)
         try:
             return convert(line.decode(errors="replace").strip() or default)
         except argparse.ArgumentTypeError as error:
-            with contextlib.suppress(OSError, AttributeError):  # Nobody reads standard error.
-                sys.stderr.write(f"{error}\n")
+            if sys.stderr:  # It is None if it is closed.
+                print(error, file=sys.stderr)
             wrong = True
 
 
@@ -220,7 +214,9 @@ def port_number(text: str) -> int:
 def listen(family: int, address: Address) -> socket.socket:
     """Return a socket that listens at the address. Raises OSError."""
     listener = socket.socket(family)
-    if os.name == "posix":  # On Windows, two servers could then share a port.
+    if os.name == "posix":
+        # Without it, a port where a connection has just ended is in use for another minute.
+        # Windows needs it not, and would let two servers share a port.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     # The connections inherit what follows (UNIX Network Programming, section 7.4).
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # sends a small reply at once

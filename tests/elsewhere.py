@@ -7,11 +7,13 @@ starts a script. The names that another system does not have are deleted, its mi
 cannot be imported, and some calls fail in the way that they do on Windows.
 """
 
+import argparse  # noqa: F401  (as is shutil: it looks at sys.platform when it is imported)
 import errno
 import faulthandler
 import os
 import runpy
 import select
+import shutil  # noqa: F401
 import signal
 import socket
 import stat
@@ -79,6 +81,7 @@ def main():
         if name.startswith("TCP_KEEP"):
             delattr(socket, name)
     sys.modules.update(dict.fromkeys(MISSING_MODULES))  # None: an ImportError
+    sys.platform = "win32"
     select.select = select_sockets
     socket.socket.accept = accept_connected
     os.write = write

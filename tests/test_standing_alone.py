@@ -19,10 +19,12 @@ SCRIPTS = (*SERVERS, "client")
 DIFFERENT = {
     "serve": ["server1", "server2", "server3 server4"],  # the models
     "chat": ["server1", "server2", "client"],
+    "retry": ["server1", "server2"],
     "Conversation": ["server1 server2 server3", "server4"],
     "main": ["server1 server2 server3 server4", "client"],
     # constants
     "NAME": [*SERVERS],
+    "MAX_CLIENTS": ["server2", "server3 server4"],
     "CHUNK": ["server1", "server2 server3", "server4", "client"],
 }
 
