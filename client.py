@@ -22,7 +22,7 @@ from typing import Any
 DEFAULT_HOST = "localhost"
 DEFAULT_PORT = "10000"
 CHUNK = 65536  # bytes to move at a time, and the most that a reply at a terminal may have
-END_KEY = "Ctrl-Z and Enter" if os.name == "nt" else "Ctrl-D"
+END_KEY = "Ctrl-Z and Enter" if sys.platform == "win32" else "Ctrl-D"
 Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 
 

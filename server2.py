@@ -123,7 +123,7 @@ def refuse(sock: socket.socket, peer: Address) -> None:
 
 # --- The conversation: one line in, one line out ------------------------------------------------
 #
-# It knows no socket: bytes come in, and bytes go out. So servers 1, 2 and 3 share it.
+# It knows no socket: bytes come in, and bytes go out. So it is the same in servers 1 to 3.
 
 
 class Conversation:
@@ -278,16 +278,17 @@ def syntax_error(wanted: str, token: str) -> ValueError:
     return ValueError(f"{token!r} is not understood")  # in "2^3"
 
 
-# --- The command line, and the log --------------------------------------------------------------
+# --- The command line, and the log: the same in all four servers --------------------------------
 
 
 def main() -> None:
     """Read the command line, listen, say so, and serve until a signal ends the program."""
-    # Ctrl-C ends the program at once. As KeyboardInterrupt, on Windows, it would wait for a client.
+    # Ctrl-C ends the program at once. On Windows, KeyboardInterrupt would wait for a client.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if sys.platform != "win32":
-        # Writing to a terminal that was stopped with Ctrl-S waits. Our log shall not wait for it.
-        with contextlib.suppress(OSError):
+        # Ctrl-S stops a terminal, and who writes to it has to wait. Our log must not wait, so we
+        # open the terminal anew, in non-blocking mode, to be our standard error.
+        with contextlib.suppress(OSError):  # It is no terminal.
             os.dup2(os.open(os.ttyname(2), os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK), 2)
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("-b", "--bind", metavar="ADDRESS", default="127.0.0.1")
@@ -341,9 +342,8 @@ def port_number(text: str) -> int:
 def listen(family: int, address: Address) -> socket.socket:
     """Return a socket that listens at the address. Raises OSError."""
     listener = socket.socket(family)
-    if os.name == "posix":
-        # Without it, a port where a connection has just ended is in use for another minute.
-        # Windows needs it not, and would let two servers share a port.
+    if sys.platform != "win32":  # There, it would let two servers share a port.
+        # Otherwise a port counts as in use for as long as it has connections, and a minute more.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     # The connections inherit what follows (UNIX Network Programming, section 7.4).
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # sends a small reply at once
@@ -371,11 +371,8 @@ def log(text: str, stream: TextIO = sys.stderr) -> None:
     """Write a line to the stream. Drop it if that would fail, or would have to wait."""
     with contextlib.suppress(OSError, AttributeError):
         descriptor = stream.fileno()
-        try:  # Nobody may be reading the stream, and that must not stop the server.
-            writable = select.select([], [descriptor], [], 0)[1]
-        except OSError:  # On Windows, select takes sockets only.
-            writable = [descriptor]
-        if writable:
+        # A pipe that nobody reads is full at some time. (On Windows, select takes sockets only.)
+        if sys.platform == "win32" or select.select([], [descriptor], [], 0)[1]:
             os.write(descriptor, f"{text}\n".encode())
 
 

@@ -31,6 +31,7 @@ PATIENCE = 60  # seconds after which a script that still runs has failed, and is
 PEEK = getattr(socket, "MSG_PEEK", 0) | getattr(socket, "MSG_DONTWAIT", 0)
 
 real_accept = socket.socket.accept
+real_bind = socket.socket.bind
 real_select = select.select
 real_write = os.write
 
@@ -62,6 +63,12 @@ def accept_connected(listener):
     return sock, peer
 
 
+def bind(sock, address):
+    """Bind a socket. Connections at the same address are no obstacle."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    real_bind(sock, address)
+
+
 def write(descriptor, data):
     """Write to a descriptor. A pipe that nobody reads any more is an invalid argument."""
     try:
@@ -84,6 +91,7 @@ def main():
     sys.platform = "win32"
     select.select = select_sockets
     socket.socket.accept = accept_connected
+    socket.socket.bind = bind
     os.write = write
     faulthandler.dump_traceback_later(PATIENCE, exit=True)
     sys.argv = [script, *arguments]
