@@ -35,8 +35,9 @@ def main() -> None:
     if not (sys.stdin and sys.stdout):
         sys.exit("client: standard input or standard output is closed")
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
-    if not terminal:  # At a terminal, Ctrl-C raises KeyboardInterrupt, and leaves with status 0.
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # On a pipe, it ends the program as a signal.
+    if not terminal:
+        # Ctrl-C ends it as a signal does. At a terminal, it is a KeyboardInterrupt, and status 0.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         host, port = options.host, options.port
         if host is None:
@@ -77,7 +78,7 @@ def chat(sock: socket.socket) -> None:
         import readline  # noqa: F401  (gives input() line editing and history)
     for stream in (sys.stdin, sys.stdout):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # for what a terminal cannot show
+            stream.reconfigure(errors="backslashreplace")  # for bytes that are no text
     print(f"Connected to {show(sock.getpeername())}. Leave with {END_KEY}, Ctrl-C or bye.")
     while True:
         try:
@@ -96,7 +97,7 @@ def read_line(sock: socket.socket) -> bytes:
     """Return the next line from the server. Raises ConnectionError if there is no whole line."""
     line = b""
     while not line.endswith(b"\n"):
-        # On Windows, neither recv nor select notices Ctrl-C. So we wait 0.2 seconds at a time.
+        # We wait 0.2 seconds at a time, because on Windows, Ctrl-C is noticed only in between.
         while not select.select([sock], [], [], 0.2)[0]:
             pass
         data = sock.recv(CHUNK)
@@ -133,7 +134,7 @@ def relay(sock: socket.socket) -> None:
             while data := os.read(0, CHUNK):
                 sent = count_lines(sent, data)
                 sock.sendall(data)
-            all_sent.set()  # before the server can know, and end
+            all_sent.set()  # before the shutdown, because the server may end right after it
         with contextlib.suppress(OSError):
             sock.shutdown(socket.SHUT_WR)
 
@@ -149,14 +150,15 @@ def relay(sock: socket.socket) -> None:
                 raise
     if not all_sent.is_set():
         raise ConnectionError("the server ended before the input did")
-    if received < sent:  # All four servers send as many lines as they get.
+    # For "3" without its end, which is 0.5, server4 sends the same, and the others a whole line.
+    if received < sent:
         raise ConnectionError("the server ended before it had replied to every line")
 
 
 def count_lines(lines: float, data: bytes) -> float:
-    """Return the number of lines before data, a stream's next bytes, and in it.
+    """Return lines and those in data, the next bytes of a stream.
 
-    A last line without its end counts as half a line: there are 1.5 in "2\\n3".
+    A last line that has no end yet counts as half a line: there are 1.5 in "2\\n3".
     """
     return int(lines) + data.count(b"\n") + (0 if data.endswith(b"\n") else 0.5)
 

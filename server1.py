@@ -27,11 +27,11 @@ from typing import Any, TextIO
 NAME = "server1"
 DEFAULT_PORT = "10000"
 BACKLOG = 1024  # connections that the kernel keeps until we accept them
-CHUNK = 8192  # bytes to read at a time: many, because nobody else waits
+CHUNK = 8192  # bytes to read at a time: more than in servers 2 and 3, because no other waits
 PAUSE = 0.01  # seconds until we try again when the system has run out of something
 MAX_LINE = 1024  # bytes, without the end of the line
 TOO_BIG = 10**1000  # the first integer of more than 1,000 digits
-TIMEOUTS = {  # so that the kernel notices a client that has vanished (man 7 tcp)
+TIMEOUTS = {  # so that the kernel notices within 100 seconds that a client is gone (man 7 tcp)
     "TCP_KEEPIDLE": 60,  # seconds of silence before it probes the client
     "TCP_KEEPALIVE": 60,  # the same on macOS
     "TCP_KEEPINTVL": 5,  # seconds between probes
@@ -49,8 +49,8 @@ def serve(listener: socket.socket) -> None:
     while True:
         sock, peer = retry(listener.accept)
         with contextlib.suppress(OSError):
-            # The kernel refuses other clients from now on, and resets those that wait to be
-            # accepted. The connection to our client is a socket of its own, and stays.
+            # The kernel refuses other clients from now on, and resets those that it has kept. The
+            # connection to our client is a socket of its own, and stays.
             listener.close()
         chat(sock, peer)
         # Listen before this client sees the close, because it may connect again at once.
@@ -61,9 +61,9 @@ def serve(listener: socket.socket) -> None:
 
 def chat(sock: socket.socket, peer: Address) -> None:
     """Answer a client's lines until it disconnects."""
-    log(f"{show(peer)} connected")
-    conversation = Conversation()
     try:
+        log(f"{show(peer)} connected")
+        conversation = Conversation()
         while data := sock.recv(CHUNK):  # There is none when the client has sent everything.
             sock.sendall(conversation.feed(data))
         sock.sendall(conversation.end())
@@ -73,9 +73,9 @@ def chat(sock: socket.socket, peer: Address) -> None:
 
 
 def retry(call: Callable[..., Any], *arguments: object) -> Any:
-    """Return call(*arguments). While that fails, because the system has run out of something, wait.
+    """Return call(*arguments). While the system has run out of something that it needs, wait.
 
-    Raises OSError when listen() finds its port in use for a second.
+    Raises OSError if the address to listen at has been in use for a second.
     """
     waiting = False
     give_up = time.monotonic() + 1
@@ -85,7 +85,7 @@ def retry(call: Callable[..., Any], *arguments: object) -> Any:
         except ConnectionError:  # from accept: the client has disconnected already
             continue
         except OSError as error:
-            if error.errno == errno.EADDRINUSE and time.monotonic() > give_up:
+            if error.errno == errno.EADDRINUSE and time.monotonic() > give_up:  # from listen
                 raise
             if not waiting:
                 log(f"waiting: {reason(error)}")
@@ -162,7 +162,7 @@ def power(base: float, exponent: float) -> float:
         # A number of n bits is at least 2**(n-1), so the result has at least this many bits.
         if (base.bit_length() - 1) * exponent > TOO_BIG.bit_length():
             raise OverflowError
-        if -1 <= base <= 1:  # Only odd or even matters, and with a long exponent ** takes long.
+        if -1 <= base <= 1:  # All even exponents give the same, and so do all odd ones.
             exponent = exponent % 2 or 2
     result: complex = base**exponent  # (-2)**0.5 is complex.
     if isinstance(result, complex):
@@ -182,7 +182,7 @@ OPERATORS: dict[str, tuple[int, int, Callable[[Any, Any], Any]]] = {
 }
 SIGNS = {"+", "-"}
 NUMBER_STARTS = "0123456789."
-END = "the end of the line"  # the last entry of tokens; no real token has a space
+END = "the end of the line"  # follows the tokens, so that there is always a next one
 # "2**.5+x" has the tokens "2", "**", ".5", "+" and "x". At each place the first of these matches:
 # a number, an operator (** before *), a word, any other character that is no blank.
 NUMBER = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
@@ -200,7 +200,7 @@ def evaluate(text: str) -> float:
     value = expression(tokens, SUM)
     if tokens[-1] != END:
         raise syntax_error("operator", tokens[-1])
-    if not abs(value) < TOO_BIG:  # No comparison with nan is true, so nan is refused, too.
+    if not abs(value) < TOO_BIG:  # This refuses infinity and nan, too: nan is less than nothing.
         raise OverflowError
     return value
 
@@ -236,7 +236,7 @@ def expression(tokens: list[str], lowest: int) -> float:
             break
         tokens.pop()
         value = function(value, expression(tokens, right_lowest))
-        if type(value) is int and abs(value) >= TOO_BIG:  # A float may be infinite on the way.
+        if type(value) is int and abs(value) >= TOO_BIG:  # 1/1e999 is 0.0: a float may be infinite.
             raise OverflowError
     return value
 
@@ -258,8 +258,8 @@ def main() -> None:
     # Ctrl-C ends the program at once. On Windows, KeyboardInterrupt would wait for a client.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if sys.platform != "win32":
-        # Ctrl-S stops a terminal, and who writes to it has to wait. Our log must not wait, so we
-        # open the terminal anew, in non-blocking mode, to be our standard error.
+        # Ctrl-S stops a terminal. Then a write waits, even if select says that there is some room.
+        # So standard error gets a descriptor of its own for the terminal, which does not wait.
         with contextlib.suppress(OSError):  # It is no terminal.
             os.dup2(os.open(os.ttyname(2), os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK), 2)
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -314,8 +314,8 @@ def port_number(text: str) -> int:
 def listen(family: int, address: Address) -> socket.socket:
     """Return a socket that listens at the address. Raises OSError."""
     listener = socket.socket(family)
-    if sys.platform != "win32":  # There, it would let two servers share a port.
-        # Otherwise a port counts as in use for as long as it has connections, and a minute more.
+    if sys.platform != "win32":  # On Windows, it would let two servers share a port.
+        # Without it, a port is in use for as long as it has connections, and a minute more.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     # The connections inherit what follows (UNIX Network Programming, section 7.4).
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # sends a small reply at once

@@ -29,11 +29,11 @@ NAME = "server2"
 DEFAULT_PORT = "10000"
 BACKLOG = 1024  # connections that the kernel keeps until we accept them
 MAX_CLIENTS = 1000
-CHUNK = 512  # bytes to read at a time: few, because others wait while we answer them
+CHUNK = 512  # bytes to read at a time; others wait while we answer them, with at most 70 KB
 PAUSE = 0.01  # seconds until we try again when the system has run out of something
 MAX_LINE = 1024  # bytes, without the end of the line
 TOO_BIG = 10**1000  # the first integer of more than 1,000 digits
-TIMEOUTS = {  # so that the kernel notices a client that has vanished (man 7 tcp)
+TIMEOUTS = {  # so that the kernel notices within 100 seconds that a client is gone (man 7 tcp)
     "TCP_KEEPIDLE": 60,  # seconds of silence before it probes the client
     "TCP_KEEPALIVE": 60,  # the same on macOS
     "TCP_KEEPINTVL": 5,  # seconds between probes
@@ -44,24 +44,27 @@ Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 
 # --- The model: every client in a thread of its own ---------------------------------------------
 #
-# The threads share only PLACES. The two locks protect no data. They let new clients in while
-# hundreds of others have lines to answer:
+# The only data that the threads share is the number of free places. The two locks protect no data:
+# without them, all clients would get the same replies. They keep new clients from waiting for many
+# seconds while hundreds of others have lines to answer:
 #
-#   Without them, all those threads would compete with the one that accepts clients for the
-#   interpreter lock, and a new client would wait for many seconds.
-#   So a thread answers lines only while it holds COMPUTING, and others sleep until it is free.
-#   Whoever wants COMPUTING to answer lines has to hold QUEUE first, so only one thread does. The
-#   accepting thread needs no QUEUE: it waits for that one thread, and not for hundreds.
+#   The problem: a thread runs only while it holds the interpreter lock, and the accepting thread
+#   would be one of hundreds that want it.
+#
+#   COMPUTING: a thread answers lines only while it holds this lock, too. Those that wait for it
+#   sleep, and do not compete for the interpreter lock. The accepting thread takes COMPUTING while
+#   it starts a thread, because it has to get the interpreter lock several times then.
+#
+#   QUEUE: a thread has to hold this lock before it may ask for COMPUTING to answer lines. So only
+#   one thread at a time does that, and the accepting thread waits for this one, not for hundreds.
 
-PLACES = threading.Semaphore(MAX_CLIENTS)  # those that are free
+PLACES = threading.Semaphore(MAX_CLIENTS)
 QUEUE = threading.Lock()
 COMPUTING = threading.Lock()
-SWITCH = 0.0005  # seconds until a thread yields to one that wants to run; Python's default is 0.005
 
 
 def serve(listener: socket.socket) -> None:
     """Serve all clients that connect, each in a thread of its own, for ever."""
-    sys.setswitchinterval(SWITCH)
     while True:
         sock, peer = retry(listener.accept)
         if PLACES.acquire(blocking=False):
@@ -72,7 +75,7 @@ def serve(listener: socket.socket) -> None:
 
 def start_thread(sock: socket.socket, peer: Address) -> None:
     """Start a thread for a client. Raises RuntimeError or MemoryError if the system has none."""
-    with COMPUTING:  # Nobody else computes meanwhile.
+    with COMPUTING:
         threading.Thread(target=chat, args=(sock, peer), daemon=True).start()
 
 
@@ -85,7 +88,9 @@ def chat(sock: socket.socket, peer: Address) -> None:
             with QUEUE, COMPUTING:
                 replies = conversation.feed(data)
             sock.sendall(replies)
-        sock.sendall(conversation.end())
+        with QUEUE, COMPUTING:
+            replies = conversation.end()
+        sock.sendall(replies)
         log(f"{show(peer)} disconnected")
     except (OSError, MemoryError) as error:
         log(f"{show(peer)} disconnected: {reason(error)}")
@@ -116,7 +121,7 @@ def refuse(sock: socket.socket, peer: Address) -> None:
         sock.setblocking(False)
         sock.send(b"error: server full\n")
         sock.shutdown(socket.SHUT_WR)
-        # A close with unread bytes would be a reset, and the client might lose what we sent.
+        # Read what has come: a close with unread bytes is a reset, and our words might get lost.
         sock.recv(65536)
     log(f"{show(peer)} refused: server full")
 
@@ -190,7 +195,7 @@ def power(base: float, exponent: float) -> float:
         # A number of n bits is at least 2**(n-1), so the result has at least this many bits.
         if (base.bit_length() - 1) * exponent > TOO_BIG.bit_length():
             raise OverflowError
-        if -1 <= base <= 1:  # Only odd or even matters, and with a long exponent ** takes long.
+        if -1 <= base <= 1:  # All even exponents give the same, and so do all odd ones.
             exponent = exponent % 2 or 2
     result: complex = base**exponent  # (-2)**0.5 is complex.
     if isinstance(result, complex):
@@ -210,7 +215,7 @@ OPERATORS: dict[str, tuple[int, int, Callable[[Any, Any], Any]]] = {
 }
 SIGNS = {"+", "-"}
 NUMBER_STARTS = "0123456789."
-END = "the end of the line"  # the last entry of tokens; no real token has a space
+END = "the end of the line"  # follows the tokens, so that there is always a next one
 # "2**.5+x" has the tokens "2", "**", ".5", "+" and "x". At each place the first of these matches:
 # a number, an operator (** before *), a word, any other character that is no blank.
 NUMBER = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
@@ -228,7 +233,7 @@ def evaluate(text: str) -> float:
     value = expression(tokens, SUM)
     if tokens[-1] != END:
         raise syntax_error("operator", tokens[-1])
-    if not abs(value) < TOO_BIG:  # No comparison with nan is true, so nan is refused, too.
+    if not abs(value) < TOO_BIG:  # This refuses infinity and nan, too: nan is less than nothing.
         raise OverflowError
     return value
 
@@ -264,7 +269,7 @@ def expression(tokens: list[str], lowest: int) -> float:
             break
         tokens.pop()
         value = function(value, expression(tokens, right_lowest))
-        if type(value) is int and abs(value) >= TOO_BIG:  # A float may be infinite on the way.
+        if type(value) is int and abs(value) >= TOO_BIG:  # 1/1e999 is 0.0: a float may be infinite.
             raise OverflowError
     return value
 
@@ -286,8 +291,8 @@ def main() -> None:
     # Ctrl-C ends the program at once. On Windows, KeyboardInterrupt would wait for a client.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if sys.platform != "win32":
-        # Ctrl-S stops a terminal, and who writes to it has to wait. Our log must not wait, so we
-        # open the terminal anew, in non-blocking mode, to be our standard error.
+        # Ctrl-S stops a terminal. Then a write waits, even if select says that there is some room.
+        # So standard error gets a descriptor of its own for the terminal, which does not wait.
         with contextlib.suppress(OSError):  # It is no terminal.
             os.dup2(os.open(os.ttyname(2), os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK), 2)
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -342,8 +347,8 @@ def port_number(text: str) -> int:
 def listen(family: int, address: Address) -> socket.socket:
     """Return a socket that listens at the address. Raises OSError."""
     listener = socket.socket(family)
-    if sys.platform != "win32":  # There, it would let two servers share a port.
-        # Otherwise a port counts as in use for as long as it has connections, and a minute more.
+    if sys.platform != "win32":  # On Windows, it would let two servers share a port.
+        # Without it, a port is in use for as long as it has connections, and a minute more.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     # The connections inherit what follows (UNIX Network Programming, section 7.4).
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # sends a small reply at once

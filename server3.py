@@ -30,11 +30,11 @@ BACKLOG = 1024  # connections that the kernel keeps until we accept them
 MAX_CLIENTS = 511 if sys.platform == "win32" else 1000  # On Windows, select takes 512 sockets.
 MAX_DESCRIPTOR = 1023  # the highest that select can watch on other systems
 GROUP = 64  # clients to accept in a row, before the others get their turn
-CHUNK = 512  # bytes to read at a time: few, because others wait while we answer them
+CHUNK = 512  # bytes to read at a time; others wait while we answer them, with at most 70 KB
 PAUSE = 0.01  # seconds until we try again when the system has run out of something
 MAX_LINE = 1024  # bytes, without the end of the line
 TOO_BIG = 10**1000  # the first integer of more than 1,000 digits
-TIMEOUTS = {  # so that the kernel notices a client that has vanished (man 7 tcp)
+TIMEOUTS = {  # so that the kernel notices within 100 seconds that a client is gone (man 7 tcp)
     "TCP_KEEPIDLE": 60,  # seconds of silence before it probes the client
     "TCP_KEEPALIVE": 60,  # the same on macOS
     "TCP_KEEPINTVL": 5,  # seconds between probes
@@ -45,13 +45,14 @@ Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 
 # --- The model: a loop, and every client in one of two states -----------------------------------
 #
-# Either we wait to read from a client, or we owe it bytes and wait until it takes them. We read
-# nothing from a client that we owe bytes, so one that never reads its replies costs little memory.
+# We read what a client has sent, and try to send the replies at once. If the kernel does not take
+# all of them, we owe the client the rest, and wait until it can be written to. We read nothing from
+# a client that we owe bytes, so one that never reads its replies costs little memory.
 
 
 def serve(listener: socket.socket) -> None:
     """Serve all clients that connect, for ever."""
-    listener.setblocking(False)
+    listener.setblocking(False)  # If the client has disconnected meanwhile, accept must not wait.
     listener_fd = listener.fileno()
     clients: dict[int, Client] = {}  # by descriptor: select takes numbers faster than sockets
     reading = {listener_fd}  # the descriptors that we wait to read from
@@ -60,7 +61,7 @@ def serve(listener: socket.socket) -> None:
     while True:
         try:
             readable, writable, _ = select.select(reading, writing, [])
-            for descriptor in readable + writable:  # None is in both: each is in one of the sets.
+            for descriptor in readable + writable:  # No descriptor is in both.
                 if descriptor == listener_fd:
                     continue
                 client = clients[descriptor]
@@ -76,7 +77,7 @@ def serve(listener: socket.socket) -> None:
             if listener_fd in readable:  # last, because those who disconnected have made room
                 accept_clients(listener, clients, reading)
                 waiting = False
-        except (OSError, MemoryError) as error:  # from select or accept
+        except (OSError, MemoryError) as error:  # from accept, and rarely from select
             if not waiting:
                 log(f"waiting: {reason(error)}")
             waiting = True
@@ -91,17 +92,21 @@ class Client:
         self.peer = peer
         self.conversation = Conversation()
         self.owed = b""
+        self.finished = False  # whether it has sent everything
         log(f"{show(peer)} connected")
 
     def turn(self) -> bool:
         """Read and reply, or send more of what we owe. Return whether it is still connected."""
         try:
-            if self.owed or self.read():
-                sent = self.sock.send(self.owed)  # It may take only a part, or nothing.
+            if not self.owed:
+                self.read()
+            if self.owed:
+                sent = self.sock.send(self.owed)  # bytes that the kernel took, perhaps not all
                 self.owed = self.owed[sent:]
+            if self.owed or not self.finished:
                 return True
             log(f"{show(self.peer)} disconnected")
-        except BlockingIOError:  # It has room for nothing, or there is nothing to read after all.
+        except BlockingIOError:  # Nothing can be sent now; or read, though select said so.
             return True
         except (OSError, MemoryError) as error:
             log(f"{show(self.peer)} disconnected: {reason(error)}")
@@ -109,11 +114,11 @@ class Client:
             self.sock.close()
         return False
 
-    def read(self) -> bool:
-        """Read, and owe the replies. Return False if all has been read and nothing is owed."""
+    def read(self) -> None:
+        """Read what the client has sent, and owe it the replies."""
         data = self.sock.recv(CHUNK)
-        self.owed = self.conversation.feed(data) if data else self.conversation.end()
-        return bool(data or self.owed)
+        self.finished = not data
+        self.owed = self.conversation.end() if self.finished else self.conversation.feed(data)
 
 
 def accept_clients(listener: socket.socket, clients: dict[int, Client], reading: set[int]) -> None:
@@ -140,7 +145,7 @@ def refuse(sock: socket.socket, peer: Address) -> None:
         sock.setblocking(False)
         sock.send(b"error: server full\n")
         sock.shutdown(socket.SHUT_WR)
-        # A close with unread bytes would be a reset, and the client might lose what we sent.
+        # Read what has come: a close with unread bytes is a reset, and our words might get lost.
         sock.recv(65536)
     log(f"{show(peer)} refused: server full")
 
@@ -214,7 +219,7 @@ def power(base: float, exponent: float) -> float:
         # A number of n bits is at least 2**(n-1), so the result has at least this many bits.
         if (base.bit_length() - 1) * exponent > TOO_BIG.bit_length():
             raise OverflowError
-        if -1 <= base <= 1:  # Only odd or even matters, and with a long exponent ** takes long.
+        if -1 <= base <= 1:  # All even exponents give the same, and so do all odd ones.
             exponent = exponent % 2 or 2
     result: complex = base**exponent  # (-2)**0.5 is complex.
     if isinstance(result, complex):
@@ -234,7 +239,7 @@ OPERATORS: dict[str, tuple[int, int, Callable[[Any, Any], Any]]] = {
 }
 SIGNS = {"+", "-"}
 NUMBER_STARTS = "0123456789."
-END = "the end of the line"  # the last entry of tokens; no real token has a space
+END = "the end of the line"  # follows the tokens, so that there is always a next one
 # "2**.5+x" has the tokens "2", "**", ".5", "+" and "x". At each place the first of these matches:
 # a number, an operator (** before *), a word, any other character that is no blank.
 NUMBER = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
@@ -252,7 +257,7 @@ def evaluate(text: str) -> float:
     value = expression(tokens, SUM)
     if tokens[-1] != END:
         raise syntax_error("operator", tokens[-1])
-    if not abs(value) < TOO_BIG:  # No comparison with nan is true, so nan is refused, too.
+    if not abs(value) < TOO_BIG:  # This refuses infinity and nan, too: nan is less than nothing.
         raise OverflowError
     return value
 
@@ -288,7 +293,7 @@ def expression(tokens: list[str], lowest: int) -> float:
             break
         tokens.pop()
         value = function(value, expression(tokens, right_lowest))
-        if type(value) is int and abs(value) >= TOO_BIG:  # A float may be infinite on the way.
+        if type(value) is int and abs(value) >= TOO_BIG:  # 1/1e999 is 0.0: a float may be infinite.
             raise OverflowError
     return value
 
@@ -310,8 +315,8 @@ def main() -> None:
     # Ctrl-C ends the program at once. On Windows, KeyboardInterrupt would wait for a client.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if sys.platform != "win32":
-        # Ctrl-S stops a terminal, and who writes to it has to wait. Our log must not wait, so we
-        # open the terminal anew, in non-blocking mode, to be our standard error.
+        # Ctrl-S stops a terminal. Then a write waits, even if select says that there is some room.
+        # So standard error gets a descriptor of its own for the terminal, which does not wait.
         with contextlib.suppress(OSError):  # It is no terminal.
             os.dup2(os.open(os.ttyname(2), os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK), 2)
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -366,8 +371,8 @@ def port_number(text: str) -> int:
 def listen(family: int, address: Address) -> socket.socket:
     """Return a socket that listens at the address. Raises OSError."""
     listener = socket.socket(family)
-    if sys.platform != "win32":  # There, it would let two servers share a port.
-        # Otherwise a port counts as in use for as long as it has connections, and a minute more.
+    if sys.platform != "win32":  # On Windows, it would let two servers share a port.
+        # Without it, a port is in use for as long as it has connections, and a minute more.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     # The connections inherit what follows (UNIX Network Programming, section 7.4).
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # sends a small reply at once
