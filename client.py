@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import Any
 
 DEFAULT_HOST = "localhost"
-DEFAULT_PORT = "10000"
+DEFAULT_PORT = 10000
 CHUNK = 65536  # bytes to move at a time, and the most that a reply at a terminal may have
 END_KEY = "Ctrl-Z and Enter" if sys.platform == "win32" else "Ctrl-D"
 Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
@@ -36,7 +36,8 @@ def main() -> None:
         sys.exit("client: standard input or standard output is closed")
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
     if not terminal:
-        # Ctrl-C ends it as a signal does. At a terminal, it is a KeyboardInterrupt, and status 0.
+        # Ctrl-C ends the client as any program, and a script sees that. At a terminal, it is a
+        # KeyboardInterrupt, and just a way to leave.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         host, port = options.host, options.port
@@ -124,7 +125,7 @@ def relay(sock: socket.socket) -> None:
 
     Raises OSError when the server is lost, or when it ends before it has replied to every line.
     """
-    sent = received = 0.0  # lines, as count_lines() counts them
+    sent = received = 0.0  # lines: fewer received than sent means that the server ended too early
     all_sent = threading.Event()
 
     def upload() -> None:
@@ -134,7 +135,7 @@ def relay(sock: socket.socket) -> None:
             while data := os.read(0, CHUNK):
                 sent = count_lines(sent, data)
                 sock.sendall(data)
-            all_sent.set()  # before the shutdown, because the server may end right after it
+            all_sent.set()  # before the shutdown, after which the server may end at any moment
         with contextlib.suppress(OSError):
             sock.shutdown(socket.SHUT_WR)
 
@@ -146,19 +147,19 @@ def relay(sock: socket.socket) -> None:
                 data = data[os.write(1, data) :]
             except OSError as error:
                 if error.errno in (errno.EPIPE, errno.EINVAL):  # EINVAL on Windows
-                    sys.exit(1)  # Nobody reads any more, as in client.py ... | head.
+                    sys.exit(1)  # Nobody reads what we write any more: client.py ... | head
                 raise
     if not all_sent.is_set():
         raise ConnectionError("the server ended before the input did")
-    # For "3" without its end, which is 0.5, server4 sends the same, and the others a whole line.
+    # The reply to a last line without its end, 0.5, is a whole line. From server4, it is 0.5, too.
     if received < sent:
         raise ConnectionError("the server ended before it had replied to every line")
 
 
 def count_lines(lines: float, data: bytes) -> float:
-    """Return lines and those in data, the next bytes of a stream.
+    """Return how many lines there are with those in data, the next bytes of a stream.
 
-    A last line that has no end yet counts as half a line: there are 1.5 in "2\\n3".
+    A last line that has no end counts as half a line: "3" has 0.5, "3\\n" 1, and "3\\n4" 1.5.
     """
     return int(lines) + data.count(b"\n") + (0 if data.endswith(b"\n") else 0.5)
 
@@ -166,11 +167,11 @@ def count_lines(lines: float, data: bytes) -> float:
 # --- The same as in the servers -----------------------------------------------------------------
 
 
-def ask(name: str, default: str, convert: Callable[[str], Any]) -> Any:
-    """Ask for a value on standard input. Return what convert() makes of the answer.
+def ask(name: str, default: Any, convert: Callable[[str], Any]) -> Any:
+    """Ask for a value on standard input. Return convert(answer), or the default if it is blank.
 
-    Blank, or the end of the input, means the default. Only a terminal is shown the question. While
-    convert() raises ArgumentTypeError, ask again. Raises SystemExit if the input ends then.
+    The end of the input is blank, too. Only a terminal is shown the question. While convert()
+    raises ArgumentTypeError, ask again. Raises SystemExit if the input ends then.
     """
     wrong = False
     while True:
@@ -184,8 +185,9 @@ def ask(name: str, default: str, convert: Callable[[str], Any]) -> Any:
                 line += byte
         if wrong and not line:
             sys.exit(2)
+        answer = line.decode(errors="replace").strip()
         try:
-            return convert(line.decode(errors="replace").strip() or default)
+            return convert(answer) if answer else default
         except argparse.ArgumentTypeError as error:
             if sys.stderr:  # It is None if it is closed.
                 print(error, file=sys.stderr)
@@ -194,6 +196,7 @@ def ask(name: str, default: str, convert: Callable[[str], Any]) -> Any:
 
 def port_number(text: str) -> int:
     """Return the port that text names. Raises ArgumentTypeError if it names none."""
+    # "²" is a digit, too, and int() refuses thousands of digits.
     if not (text.isascii() and text.isdigit() and len(text) <= 5 and int(text) <= 65535):
         raise argparse.ArgumentTypeError(f"{text!a} is not a port (a number from 0 to 65535)")
     return int(text)

@@ -25,7 +25,7 @@ from collections.abc import Callable
 from typing import Any, TextIO
 
 NAME = "server1"
-DEFAULT_PORT = "10000"
+DEFAULT_PORT = 10000
 BACKLOG = 1024  # connections that the kernel keeps until we accept them
 CHUNK = 8192  # bytes to read at a time: more than in servers 2 and 3, because no other waits
 PAUSE = 0.01  # seconds until we try again when the system has run out of something
@@ -64,7 +64,7 @@ def chat(sock: socket.socket, peer: Address) -> None:
     try:
         log(f"{show(peer)} connected")
         conversation = Conversation()
-        while data := sock.recv(CHUNK):  # There is none when the client has sent everything.
+        while data := sock.recv(CHUNK):  # b"" means that the client has closed its sending side.
             sock.sendall(conversation.feed(data))
         sock.sendall(conversation.end())
         log(f"{show(peer)} disconnected")
@@ -75,17 +75,17 @@ def chat(sock: socket.socket, peer: Address) -> None:
 def retry(call: Callable[..., Any], *arguments: object) -> Any:
     """Return call(*arguments). While the system has run out of something that it needs, wait.
 
-    Raises OSError if the address to listen at has been in use for a second.
+    Raises OSError if listen() finds its port in use, unless that is over within a second.
     """
     waiting = False
     give_up = time.monotonic() + 1
     while True:
         try:
             return call(*arguments)
-        except ConnectionError:  # from accept: the client has disconnected already
+        except ConnectionError:  # accept() raises it if the client has disconnected already.
             continue
         except OSError as error:
-            if error.errno == errno.EADDRINUSE and time.monotonic() > give_up:  # from listen
+            if error.errno == errno.EADDRINUSE and time.monotonic() > give_up:
                 raise
             if not waiting:
                 log(f"waiting: {reason(error)}")
@@ -162,7 +162,8 @@ def power(base: float, exponent: float) -> float:
         # A number of n bits is at least 2**(n-1), so the result has at least this many bits.
         if (base.bit_length() - 1) * exponent > TOO_BIG.bit_length():
             raise OverflowError
-        if -1 <= base <= 1:  # All even exponents give the same, and so do all odd ones.
+        if -1 <= base <= 1:
+            # Only odd or even matters, and with an exponent of 1,000 digits ** takes long.
             exponent = exponent % 2 or 2
     result: complex = base**exponent  # (-2)**0.5 is complex.
     if isinstance(result, complex):
@@ -200,7 +201,7 @@ def evaluate(text: str) -> float:
     value = expression(tokens, SUM)
     if tokens[-1] != END:
         raise syntax_error("operator", tokens[-1])
-    if not abs(value) < TOO_BIG:  # This refuses infinity and nan, too: nan is less than nothing.
+    if not abs(value) < TOO_BIG:  # nan is not less than any number, so it is refused, too.
         raise OverflowError
     return value
 
@@ -236,7 +237,7 @@ def expression(tokens: list[str], lowest: int) -> float:
             break
         tokens.pop()
         value = function(value, expression(tokens, right_lowest))
-        if type(value) is int and abs(value) >= TOO_BIG:  # 1/1e999 is 0.0: a float may be infinite.
+        if type(value) is int and abs(value) >= TOO_BIG:  # A float may be infinite: 1/1e999 is 0.0.
             raise OverflowError
     return value
 
@@ -257,11 +258,7 @@ def main() -> None:
     """Read the command line, listen, say so, and serve until a signal ends the program."""
     # Ctrl-C ends the program at once. On Windows, KeyboardInterrupt would wait for a client.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    if sys.platform != "win32":
-        # Ctrl-S stops a terminal. Then a write waits, even if select says that there is some room.
-        # So standard error gets a descriptor of its own for the terminal, which does not wait.
-        with contextlib.suppress(OSError):  # It is no terminal.
-            os.dup2(os.open(os.ttyname(2), os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK), 2)
+    unblock_terminal()
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("-b", "--bind", metavar="ADDRESS", default="127.0.0.1")
     parser.add_argument("port", metavar="PORT", nargs="?", type=port_number, help="0: any free one")
@@ -269,6 +266,7 @@ def main() -> None:
     port = ask("Port", DEFAULT_PORT, port_number) if options.port is None else options.port
     address: Address = (options.bind, port)
     try:
+        # A name may stand for several addresses, of IPv4 or IPv6: we take the first.
         family, _, _, _, address = socket.getaddrinfo(options.bind, port, 0, socket.SOCK_STREAM)[0]
         listener = listen(family, address)
         address = listener.getsockname()
@@ -278,11 +276,11 @@ def main() -> None:
         sys.exit(f"{NAME}: cannot listen on {show(address)}: {reason(error)}")
 
 
-def ask(name: str, default: str, convert: Callable[[str], Any]) -> Any:
-    """Ask for a value on standard input. Return what convert() makes of the answer.
+def ask(name: str, default: Any, convert: Callable[[str], Any]) -> Any:
+    """Ask for a value on standard input. Return convert(answer), or the default if it is blank.
 
-    Blank, or the end of the input, means the default. Only a terminal is shown the question. While
-    convert() raises ArgumentTypeError, ask again. Raises SystemExit if the input ends then.
+    The end of the input is blank, too. Only a terminal is shown the question. While convert()
+    raises ArgumentTypeError, ask again. Raises SystemExit if the input ends then.
     """
     wrong = False
     while True:
@@ -296,8 +294,9 @@ def ask(name: str, default: str, convert: Callable[[str], Any]) -> Any:
                 line += byte
         if wrong and not line:
             sys.exit(2)
+        answer = line.decode(errors="replace").strip()
         try:
-            return convert(line.decode(errors="replace").strip() or default)
+            return convert(answer) if answer else default
         except argparse.ArgumentTypeError as error:
             if sys.stderr:  # It is None if it is closed.
                 print(error, file=sys.stderr)
@@ -306,6 +305,7 @@ def ask(name: str, default: str, convert: Callable[[str], Any]) -> Any:
 
 def port_number(text: str) -> int:
     """Return the port that text names. Raises ArgumentTypeError if it names none."""
+    # "²" is a digit, too, and int() refuses thousands of digits.
     if not (text.isascii() and text.isdigit() and len(text) <= 5 and int(text) <= 65535):
         raise argparse.ArgumentTypeError(f"{text!a} is not a port (a number from 0 to 65535)")
     return int(text)
@@ -314,8 +314,9 @@ def port_number(text: str) -> int:
 def listen(family: int, address: Address) -> socket.socket:
     """Return a socket that listens at the address. Raises OSError."""
     listener = socket.socket(family)
-    if sys.platform != "win32":  # On Windows, it would let two servers share a port.
-        # Without it, a port is in use for as long as it has connections, and a minute more.
+    if sys.platform != "win32":
+        # Without it, nobody could listen while the port has connections, and for a minute more. On
+        # Windows one can, and there it would let two servers share a port.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     # The connections inherit what follows (UNIX Network Programming, section 7.4).
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # sends a small reply at once
@@ -337,6 +338,16 @@ def show(address: Address) -> str:
 def reason(error: BaseException) -> str:
     """Return what an error says, without its number: Address already in use."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def unblock_terminal() -> None:
+    """Let log() fail, and not wait, if standard error is a terminal that was stopped with Ctrl-S.
+
+    Programs that have inherited a terminal share its mode. So we open it once more, for us alone.
+    """
+    if sys.platform != "win32":
+        with contextlib.suppress(OSError):  # It is no terminal.
+            os.dup2(os.open(os.ttyname(2), os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK), 2)
 
 
 def log(text: str, stream: TextIO = sys.stderr) -> None:

@@ -26,10 +26,10 @@ from collections.abc import Callable
 from typing import Any, TextIO
 
 NAME = "server2"
-DEFAULT_PORT = "10000"
+DEFAULT_PORT = 10000
 BACKLOG = 1024  # connections that the kernel keeps until we accept them
 MAX_CLIENTS = 1000
-CHUNK = 512  # bytes to read at a time; others wait while we answer them, with at most 70 KB
+CHUNK = 512  # bytes to read at a time: at most 73 lines of 9**999, with replies of 70 KB
 PAUSE = 0.01  # seconds until we try again when the system has run out of something
 MAX_LINE = 1024  # bytes, without the end of the line
 TOO_BIG = 10**1000  # the first integer of more than 1,000 digits
@@ -45,22 +45,24 @@ Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 # --- The model: every client in a thread of its own ---------------------------------------------
 #
 # The only data that the threads share is the number of free places. The two locks protect no data:
-# without them, all clients would get the same replies. They keep new clients from waiting for many
-# seconds while hundreds of others have lines to answer:
+# without them, every reply would still be right. But a new client would wait for many seconds while
+# hundreds of others have lines to answer.
 #
-#   The problem: a thread runs only while it holds the interpreter lock, and the accepting thread
-#   would be one of hundreds that want it.
+#   The problem: a thread runs only while it holds the interpreter lock. To start a thread takes
+#   that lock several times, because start() waits until the new thread runs. And each time,
+#   hundreds of threads want it.
 #
-#   COMPUTING: a thread answers lines only while it holds this lock, too. Those that wait for it
-#   sleep, and do not compete for the interpreter lock. The accepting thread takes COMPUTING while
-#   it starts a thread, because it has to get the interpreter lock several times then.
+#   COMPUTING: whoever holds this lock computes, or starts a thread. Those that wait for it sleep,
+#   and do not want the interpreter lock.
 #
-#   QUEUE: a thread has to hold this lock before it may ask for COMPUTING to answer lines. So only
-#   one thread at a time does that, and the accepting thread waits for this one, not for hundreds.
+#   TURN: a client's thread holds this lock while it waits for COMPUTING and while it computes. So
+#   hundreds may wait for TURN, but at COMPUTING, the accepting thread meets only one of them:
+#
+#       the clients' threads -> TURN -> one of them -> COMPUTING <- the accepting thread
 
-PLACES = threading.Semaphore(MAX_CLIENTS)
-QUEUE = threading.Lock()
+PLACES = threading.Semaphore(MAX_CLIENTS)  # counts those that are free
 COMPUTING = threading.Lock()
+TURN = threading.Lock()
 
 
 def serve(listener: socket.socket) -> None:
@@ -84,11 +86,11 @@ def chat(sock: socket.socket, peer: Address) -> None:
     try:
         log(f"{show(peer)} connected")
         conversation = Conversation()
-        while data := sock.recv(CHUNK):  # There is none when the client has sent everything.
-            with QUEUE, COMPUTING:
+        while data := sock.recv(CHUNK):  # b"" means that the client has closed its sending side.
+            with TURN, COMPUTING:
                 replies = conversation.feed(data)
-            sock.sendall(replies)
-        with QUEUE, COMPUTING:
+            sock.sendall(replies)  # without the locks: a slow client delays only its own thread
+        with TURN, COMPUTING:
             replies = conversation.end()
         sock.sendall(replies)
         log(f"{show(peer)} disconnected")
@@ -106,7 +108,7 @@ def retry(call: Callable[..., Any], *arguments: object) -> Any:
     while True:
         try:
             return call(*arguments)
-        except ConnectionError:  # from accept: the client has disconnected already
+        except ConnectionError:  # accept() raises it if the client has disconnected already.
             continue
         except (OSError, RuntimeError, MemoryError) as error:  # RuntimeError: no more threads
             if not waiting:
@@ -122,7 +124,7 @@ def refuse(sock: socket.socket, peer: Address) -> None:
         sock.send(b"error: server full\n")
         sock.shutdown(socket.SHUT_WR)
         # Read what has come: a close with unread bytes is a reset, and our words might get lost.
-        sock.recv(65536)
+        sock.recv(65536)  # raises BlockingIOError if nothing has come, which is an OSError
     log(f"{show(peer)} refused: server full")
 
 
@@ -195,7 +197,8 @@ def power(base: float, exponent: float) -> float:
         # A number of n bits is at least 2**(n-1), so the result has at least this many bits.
         if (base.bit_length() - 1) * exponent > TOO_BIG.bit_length():
             raise OverflowError
-        if -1 <= base <= 1:  # All even exponents give the same, and so do all odd ones.
+        if -1 <= base <= 1:
+            # Only odd or even matters, and with an exponent of 1,000 digits ** takes long.
             exponent = exponent % 2 or 2
     result: complex = base**exponent  # (-2)**0.5 is complex.
     if isinstance(result, complex):
@@ -233,7 +236,7 @@ def evaluate(text: str) -> float:
     value = expression(tokens, SUM)
     if tokens[-1] != END:
         raise syntax_error("operator", tokens[-1])
-    if not abs(value) < TOO_BIG:  # This refuses infinity and nan, too: nan is less than nothing.
+    if not abs(value) < TOO_BIG:  # nan is not less than any number, so it is refused, too.
         raise OverflowError
     return value
 
@@ -269,7 +272,7 @@ def expression(tokens: list[str], lowest: int) -> float:
             break
         tokens.pop()
         value = function(value, expression(tokens, right_lowest))
-        if type(value) is int and abs(value) >= TOO_BIG:  # 1/1e999 is 0.0: a float may be infinite.
+        if type(value) is int and abs(value) >= TOO_BIG:  # A float may be infinite: 1/1e999 is 0.0.
             raise OverflowError
     return value
 
@@ -290,11 +293,7 @@ def main() -> None:
     """Read the command line, listen, say so, and serve until a signal ends the program."""
     # Ctrl-C ends the program at once. On Windows, KeyboardInterrupt would wait for a client.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    if sys.platform != "win32":
-        # Ctrl-S stops a terminal. Then a write waits, even if select says that there is some room.
-        # So standard error gets a descriptor of its own for the terminal, which does not wait.
-        with contextlib.suppress(OSError):  # It is no terminal.
-            os.dup2(os.open(os.ttyname(2), os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK), 2)
+    unblock_terminal()
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("-b", "--bind", metavar="ADDRESS", default="127.0.0.1")
     parser.add_argument("port", metavar="PORT", nargs="?", type=port_number, help="0: any free one")
@@ -302,6 +301,7 @@ def main() -> None:
     port = ask("Port", DEFAULT_PORT, port_number) if options.port is None else options.port
     address: Address = (options.bind, port)
     try:
+        # A name may stand for several addresses, of IPv4 or IPv6: we take the first.
         family, _, _, _, address = socket.getaddrinfo(options.bind, port, 0, socket.SOCK_STREAM)[0]
         listener = listen(family, address)
         address = listener.getsockname()
@@ -311,11 +311,11 @@ def main() -> None:
         sys.exit(f"{NAME}: cannot listen on {show(address)}: {reason(error)}")
 
 
-def ask(name: str, default: str, convert: Callable[[str], Any]) -> Any:
-    """Ask for a value on standard input. Return what convert() makes of the answer.
+def ask(name: str, default: Any, convert: Callable[[str], Any]) -> Any:
+    """Ask for a value on standard input. Return convert(answer), or the default if it is blank.
 
-    Blank, or the end of the input, means the default. Only a terminal is shown the question. While
-    convert() raises ArgumentTypeError, ask again. Raises SystemExit if the input ends then.
+    The end of the input is blank, too. Only a terminal is shown the question. While convert()
+    raises ArgumentTypeError, ask again. Raises SystemExit if the input ends then.
     """
     wrong = False
     while True:
@@ -329,8 +329,9 @@ def ask(name: str, default: str, convert: Callable[[str], Any]) -> Any:
                 line += byte
         if wrong and not line:
             sys.exit(2)
+        answer = line.decode(errors="replace").strip()
         try:
-            return convert(line.decode(errors="replace").strip() or default)
+            return convert(answer) if answer else default
         except argparse.ArgumentTypeError as error:
             if sys.stderr:  # It is None if it is closed.
                 print(error, file=sys.stderr)
@@ -339,6 +340,7 @@ def ask(name: str, default: str, convert: Callable[[str], Any]) -> Any:
 
 def port_number(text: str) -> int:
     """Return the port that text names. Raises ArgumentTypeError if it names none."""
+    # "²" is a digit, too, and int() refuses thousands of digits.
     if not (text.isascii() and text.isdigit() and len(text) <= 5 and int(text) <= 65535):
         raise argparse.ArgumentTypeError(f"{text!a} is not a port (a number from 0 to 65535)")
     return int(text)
@@ -347,8 +349,9 @@ def port_number(text: str) -> int:
 def listen(family: int, address: Address) -> socket.socket:
     """Return a socket that listens at the address. Raises OSError."""
     listener = socket.socket(family)
-    if sys.platform != "win32":  # On Windows, it would let two servers share a port.
-        # Without it, a port is in use for as long as it has connections, and a minute more.
+    if sys.platform != "win32":
+        # Without it, nobody could listen while the port has connections, and for a minute more. On
+        # Windows one can, and there it would let two servers share a port.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     # The connections inherit what follows (UNIX Network Programming, section 7.4).
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # sends a small reply at once
@@ -370,6 +373,16 @@ def show(address: Address) -> str:
 def reason(error: BaseException) -> str:
     """Return what an error says, without its number: Address already in use."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def unblock_terminal() -> None:
+    """Let log() fail, and not wait, if standard error is a terminal that was stopped with Ctrl-S.
+
+    Programs that have inherited a terminal share its mode. So we open it once more, for us alone.
+    """
+    if sys.platform != "win32":
+        with contextlib.suppress(OSError):  # It is no terminal.
+            os.dup2(os.open(os.ttyname(2), os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK), 2)
 
 
 def log(text: str, stream: TextIO = sys.stderr) -> None:
