@@ -60,7 +60,7 @@ def connect(host: str, port: int) -> socket.socket:
     """Return a socket that is connected to the server. Raises SystemExit with one line if not."""
     try:
         sock = socket.create_connection((host, port))
-    except (OSError, UnicodeError) as error:
+    except (OSError, UnicodeError) as error:  # UnicodeError: no host has such a name.
         why = reason(error)
         if isinstance(error, ConnectionRefusedError):
             why += " (no server there, or server1 while it has a client)"
@@ -79,7 +79,7 @@ def chat(sock: socket.socket) -> None:
         import readline  # noqa: F401  (gives input() line editing and history)
     for stream in (sys.stdin, sys.stdout):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # for bytes that are no text
+            stream.reconfigure(errors="backslashreplace")  # for bytes that are no UTF-8
     print(f"Connected to {show(sock.getpeername())}. Leave with {END_KEY}, Ctrl-C or bye.")
     while True:
         try:
@@ -131,7 +131,7 @@ def relay(sock: socket.socket) -> None:
     def upload() -> None:
         """Copy standard input to the server, then close the sending side."""
         nonlocal sent
-        with contextlib.suppress(OSError):  # Then all_sent stays unset.
+        with contextlib.suppress(OSError):  # If it fails, all_sent stays unset.
             while data := os.read(0, CHUNK):
                 sent = count_lines(sent, data)
                 sock.sendall(data)
@@ -139,6 +139,7 @@ def relay(sock: socket.socket) -> None:
         with contextlib.suppress(OSError):
             sock.shutdown(socket.SHUT_WR)
 
+    # A daemon, because it may still wait for input when the server has ended.
     threading.Thread(target=upload, daemon=True).start()
     while data := sock.recv(CHUNK):
         received = count_lines(received, data)
@@ -150,8 +151,8 @@ def relay(sock: socket.socket) -> None:
                     sys.exit(1)  # Nobody reads what we write any more: client.py ... | head
                 raise
     if not all_sent.is_set():
-        raise ConnectionError("the server ended before the input did")
-    # The reply to a last line without its end, 0.5, is a whole line. From server4, it is 0.5, too.
+        raise ConnectionError("not all of the input was sent")
+    # When 2.5 lines are sent, server4 replies with 2.5, and the others with 3. So 2 are too few.
     if received < sent:
         raise ConnectionError("the server ended before it had replied to every line")
 
@@ -175,7 +176,7 @@ def ask(name: str, default: Any, convert: Callable[[str], Any]) -> Any:
     """
     wrong = False
     while True:
-        if os.isatty(0):
+        if os.isatty(0) and sys.stderr:  # It is None if it is closed.
             print(f"{name} [{default}]: ", end="", file=sys.stderr, flush=True)
         line = b""
         with contextlib.suppress(OSError):  # A standard input that is closed has ended.
@@ -189,7 +190,7 @@ def ask(name: str, default: Any, convert: Callable[[str], Any]) -> Any:
         try:
             return convert(answer) if answer else default
         except argparse.ArgumentTypeError as error:
-            if sys.stderr:  # It is None if it is closed.
+            if sys.stderr:
                 print(error, file=sys.stderr)
             wrong = True
 

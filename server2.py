@@ -33,11 +33,11 @@ CHUNK = 512  # bytes to read at a time: at most 73 lines of 9**999, with replies
 PAUSE = 0.01  # seconds until we try again when the system has run out of something
 MAX_LINE = 1024  # bytes, without the end of the line
 TOO_BIG = 10**1000  # the first integer of more than 1,000 digits
-TIMEOUTS = {  # so that the kernel notices within 100 seconds that a client is gone (man 7 tcp)
+TIMEOUTS = {  # so that the kernel notices after 90 to 110 seconds that a client has vanished
     "TCP_KEEPIDLE": 60,  # seconds of silence before it probes the client
     "TCP_KEEPALIVE": 60,  # the same on macOS
     "TCP_KEEPINTVL": 5,  # seconds between probes
-    "TCP_USER_TIMEOUT": 90_000,  # milliseconds that bytes may be undelivered
+    "TCP_USER_TIMEOUT": 90_000,  # milliseconds until it gives up (Linux; man 7 tcp)
 }
 Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 
@@ -46,19 +46,13 @@ Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 #
 # The only data that the threads share is the number of free places. The two locks protect no data:
 # without them, every reply would still be right. But a new client would wait for many seconds while
-# hundreds of others have lines to answer.
+# hundreds of others have lines to answer, because all their threads want the interpreter lock.
 #
-#   The problem: a thread runs only while it holds the interpreter lock. To start a thread takes
-#   that lock several times, because start() waits until the new thread runs. And each time,
-#   hundreds of threads want it.
+# So only the thread that holds COMPUTING answers lines, or starts a thread. The others sleep. And a
+# client's thread takes TURN before it asks for COMPUTING. So the accepting thread, which needs no
+# TURN, competes for COMPUTING with one of them, and not with hundreds:
 #
-#   COMPUTING: whoever holds this lock computes, or starts a thread. Those that wait for it sleep,
-#   and do not want the interpreter lock.
-#
-#   TURN: a client's thread holds this lock while it waits for COMPUTING and while it computes. So
-#   hundreds may wait for TURN, but at COMPUTING, the accepting thread meets only one of them:
-#
-#       the clients' threads -> TURN -> one of them -> COMPUTING <- the accepting thread
+#     the clients' threads -> TURN -> one of them -> COMPUTING <- the accepting thread
 
 PLACES = threading.Semaphore(MAX_CLIENTS)  # counts those that are free
 COMPUTING = threading.Lock()
@@ -103,12 +97,15 @@ def chat(sock: socket.socket, peer: Address) -> None:
 
 
 def retry(call: Callable[..., Any], *arguments: object) -> Any:
-    """Return call(*arguments). While the system has run out of something that it needs, wait."""
+    """Return call(*arguments). While the system has run out of something that it needs, wait.
+
+    That is what any error means, but for one: the client of accept() may have disconnected already.
+    """
     waiting = False
     while True:
         try:
             return call(*arguments)
-        except ConnectionError:  # accept() raises it if the client has disconnected already.
+        except ConnectionError:
             continue
         except (OSError, RuntimeError, MemoryError) as error:  # RuntimeError: no more threads
             if not waiting:
@@ -118,7 +115,7 @@ def retry(call: Callable[..., Any], *arguments: object) -> Any:
 
 
 def refuse(sock: socket.socket, peer: Address) -> None:
-    """Tell a client that the server is full, and close its connection."""
+    """Tell a client that the server is full, without waiting, and close its connection."""
     with contextlib.suppress(OSError), sock:
         sock.setblocking(False)
         sock.send(b"error: server full\n")
@@ -199,7 +196,7 @@ def power(base: float, exponent: float) -> float:
             raise OverflowError
         if -1 <= base <= 1:
             # Only odd or even matters, and with an exponent of 1,000 digits ** takes long.
-            exponent = exponent % 2 or 2
+            exponent = exponent % 2 or 2  # not 0: x**0 is 1
     result: complex = base**exponent  # (-2)**0.5 is complex.
     if isinstance(result, complex):
         raise ValueError("the result is not a real number")
@@ -218,9 +215,9 @@ OPERATORS: dict[str, tuple[int, int, Callable[[Any, Any], Any]]] = {
 }
 SIGNS = {"+", "-"}
 NUMBER_STARTS = "0123456789."
-END = "the end of the line"  # follows the tokens, so that there is always a next one
+END = "the end of the line"  # follows the tokens, which have no spaces: so there is always a next
 # "2**.5+x" has the tokens "2", "**", ".5", "+" and "x". At each place the first of these matches:
-# a number, an operator (** before *), a word, any other character that is no blank.
+# a number, an operator (** before *, with which it begins), a word, any other character but blanks.
 NUMBER = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
 SYMBOLS = "|".join(re.escape(symbol) for symbol in sorted(OPERATORS, reverse=True))
 TOKENS = re.compile(rf"{NUMBER}|{SYMBOLS}|\w+|[^ \t]")
@@ -307,7 +304,7 @@ def main() -> None:
         address = listener.getsockname()
         log(f"{NAME} listening on {show(address)}", sys.stdout)
         serve(listener)
-    except (OSError, UnicodeError) as error:
+    except (OSError, UnicodeError) as error:  # UnicodeError: no host has such a name.
         sys.exit(f"{NAME}: cannot listen on {show(address)}: {reason(error)}")
 
 
@@ -319,7 +316,7 @@ def ask(name: str, default: Any, convert: Callable[[str], Any]) -> Any:
     """
     wrong = False
     while True:
-        if os.isatty(0):
+        if os.isatty(0) and sys.stderr:  # It is None if it is closed.
             print(f"{name} [{default}]: ", end="", file=sys.stderr, flush=True)
         line = b""
         with contextlib.suppress(OSError):  # A standard input that is closed has ended.
@@ -333,7 +330,7 @@ def ask(name: str, default: Any, convert: Callable[[str], Any]) -> Any:
         try:
             return convert(answer) if answer else default
         except argparse.ArgumentTypeError as error:
-            if sys.stderr:  # It is None if it is closed.
+            if sys.stderr:
                 print(error, file=sys.stderr)
             wrong = True
 
@@ -376,9 +373,10 @@ def reason(error: BaseException) -> str:
 
 
 def unblock_terminal() -> None:
-    """Let log() fail, and not wait, if standard error is a terminal that was stopped with Ctrl-S.
+    """Let log() fail, and not wait, if standard error is a terminal that nobody reads.
 
-    Programs that have inherited a terminal share its mode. So we open it once more, for us alone.
+    For select, a terminal is writable if it has room for a single byte. And O_NONBLOCK belongs to
+    the open terminal, which other programs share. So we open it once more, for us alone.
     """
     if sys.platform != "win32":
         with contextlib.suppress(OSError):  # It is no terminal.
@@ -387,9 +385,9 @@ def unblock_terminal() -> None:
 
 def log(text: str, stream: TextIO = sys.stderr) -> None:
     """Write a line to the stream. Drop it if that would fail, or would have to wait."""
-    with contextlib.suppress(OSError, AttributeError):
+    with contextlib.suppress(OSError, AttributeError):  # The stream is None if it is closed.
         descriptor = stream.fileno()
-        # A pipe that nobody reads is full at some time. (On Windows, select takes sockets only.)
+        # If nobody reads a pipe, it is full at some time. (On Windows, select takes sockets only.)
         if sys.platform == "win32" or select.select([], [descriptor], [], 0)[1]:
             os.write(descriptor, f"{text}\n".encode())
 

@@ -34,11 +34,11 @@ CHUNK = 512  # bytes to read at a time: at most 73 lines of 9**999, with replies
 PAUSE = 0.01  # seconds until we try again when the system has run out of something
 MAX_LINE = 1024  # bytes, without the end of the line
 TOO_BIG = 10**1000  # the first integer of more than 1,000 digits
-TIMEOUTS = {  # so that the kernel notices within 100 seconds that a client is gone (man 7 tcp)
+TIMEOUTS = {  # so that the kernel notices after 90 to 110 seconds that a client has vanished
     "TCP_KEEPIDLE": 60,  # seconds of silence before it probes the client
     "TCP_KEEPALIVE": 60,  # the same on macOS
     "TCP_KEEPINTVL": 5,  # seconds between probes
-    "TCP_USER_TIMEOUT": 90_000,  # milliseconds that bytes may be undelivered
+    "TCP_USER_TIMEOUT": 90_000,  # milliseconds until it gives up (Linux; man 7 tcp)
 }
 Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 
@@ -77,7 +77,7 @@ def serve(listener: socket.socket) -> None:
             if listener_fd in readable:
                 accept_clients(listener, clients, reading)
                 waiting = False
-        except (OSError, MemoryError) as error:  # accept() has no descriptor, select no memory.
+        except (OSError, MemoryError) as error:  # no descriptor for accept, no memory for select
             if not waiting:
                 log(f"waiting: {reason(error)}")
             waiting = True
@@ -140,7 +140,7 @@ def accept_clients(listener: socket.socket, clients: dict[int, Client], reading:
 
 
 def refuse(sock: socket.socket, peer: Address) -> None:
-    """Tell a client that the server is full, and close its connection."""
+    """Tell a client that the server is full, without waiting, and close its connection."""
     with contextlib.suppress(OSError), sock:
         sock.setblocking(False)
         sock.send(b"error: server full\n")
@@ -221,7 +221,7 @@ def power(base: float, exponent: float) -> float:
             raise OverflowError
         if -1 <= base <= 1:
             # Only odd or even matters, and with an exponent of 1,000 digits ** takes long.
-            exponent = exponent % 2 or 2
+            exponent = exponent % 2 or 2  # not 0: x**0 is 1
     result: complex = base**exponent  # (-2)**0.5 is complex.
     if isinstance(result, complex):
         raise ValueError("the result is not a real number")
@@ -240,9 +240,9 @@ OPERATORS: dict[str, tuple[int, int, Callable[[Any, Any], Any]]] = {
 }
 SIGNS = {"+", "-"}
 NUMBER_STARTS = "0123456789."
-END = "the end of the line"  # follows the tokens, so that there is always a next one
+END = "the end of the line"  # follows the tokens, which have no spaces: so there is always a next
 # "2**.5+x" has the tokens "2", "**", ".5", "+" and "x". At each place the first of these matches:
-# a number, an operator (** before *), a word, any other character that is no blank.
+# a number, an operator (** before *, with which it begins), a word, any other character but blanks.
 NUMBER = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
 SYMBOLS = "|".join(re.escape(symbol) for symbol in sorted(OPERATORS, reverse=True))
 TOKENS = re.compile(rf"{NUMBER}|{SYMBOLS}|\w+|[^ \t]")
@@ -329,7 +329,7 @@ def main() -> None:
         address = listener.getsockname()
         log(f"{NAME} listening on {show(address)}", sys.stdout)
         serve(listener)
-    except (OSError, UnicodeError) as error:
+    except (OSError, UnicodeError) as error:  # UnicodeError: no host has such a name.
         sys.exit(f"{NAME}: cannot listen on {show(address)}: {reason(error)}")
 
 
@@ -341,7 +341,7 @@ def ask(name: str, default: Any, convert: Callable[[str], Any]) -> Any:
     """
     wrong = False
     while True:
-        if os.isatty(0):
+        if os.isatty(0) and sys.stderr:  # It is None if it is closed.
             print(f"{name} [{default}]: ", end="", file=sys.stderr, flush=True)
         line = b""
         with contextlib.suppress(OSError):  # A standard input that is closed has ended.
@@ -355,7 +355,7 @@ def ask(name: str, default: Any, convert: Callable[[str], Any]) -> Any:
         try:
             return convert(answer) if answer else default
         except argparse.ArgumentTypeError as error:
-            if sys.stderr:  # It is None if it is closed.
+            if sys.stderr:
                 print(error, file=sys.stderr)
             wrong = True
 
@@ -398,9 +398,10 @@ def reason(error: BaseException) -> str:
 
 
 def unblock_terminal() -> None:
-    """Let log() fail, and not wait, if standard error is a terminal that was stopped with Ctrl-S.
+    """Let log() fail, and not wait, if standard error is a terminal that nobody reads.
 
-    Programs that have inherited a terminal share its mode. So we open it once more, for us alone.
+    For select, a terminal is writable if it has room for a single byte. And O_NONBLOCK belongs to
+    the open terminal, which other programs share. So we open it once more, for us alone.
     """
     if sys.platform != "win32":
         with contextlib.suppress(OSError):  # It is no terminal.
@@ -409,9 +410,9 @@ def unblock_terminal() -> None:
 
 def log(text: str, stream: TextIO = sys.stderr) -> None:
     """Write a line to the stream. Drop it if that would fail, or would have to wait."""
-    with contextlib.suppress(OSError, AttributeError):
+    with contextlib.suppress(OSError, AttributeError):  # The stream is None if it is closed.
         descriptor = stream.fileno()
-        # A pipe that nobody reads is full at some time. (On Windows, select takes sockets only.)
+        # If nobody reads a pipe, it is full at some time. (On Windows, select takes sockets only.)
         if sys.platform == "win32" or select.select([], [descriptor], [], 0)[1]:
             os.write(descriptor, f"{text}\n".encode())
 

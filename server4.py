@@ -25,11 +25,11 @@ MAX_DESCRIPTOR = 1023  # the highest that select can watch on other systems
 GROUP = 64  # clients to accept in a row, before the others get their turn
 CHUNK = 65536  # bytes to read at a time, so also the most that we owe a client
 PAUSE = 0.01  # seconds until we try again when the system has run out of something
-TIMEOUTS = {  # so that the kernel notices within 100 seconds that a client is gone (man 7 tcp)
+TIMEOUTS = {  # so that the kernel notices after 90 to 110 seconds that a client has vanished
     "TCP_KEEPIDLE": 60,  # seconds of silence before it probes the client
     "TCP_KEEPALIVE": 60,  # the same on macOS
     "TCP_KEEPINTVL": 5,  # seconds between probes
-    "TCP_USER_TIMEOUT": 90_000,  # milliseconds that bytes may be undelivered
+    "TCP_USER_TIMEOUT": 90_000,  # milliseconds until it gives up (Linux; man 7 tcp)
 }
 Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 
@@ -68,7 +68,7 @@ def serve(listener: socket.socket) -> None:
             if listener_fd in readable:
                 accept_clients(listener, clients, reading)
                 waiting = False
-        except (OSError, MemoryError) as error:  # accept() has no descriptor, select no memory.
+        except (OSError, MemoryError) as error:  # no descriptor for accept, no memory for select
             if not waiting:
                 log(f"waiting: {reason(error)}")
             waiting = True
@@ -131,7 +131,7 @@ def accept_clients(listener: socket.socket, clients: dict[int, Client], reading:
 
 
 def refuse(sock: socket.socket, peer: Address) -> None:
-    """Tell a client that the server is full, and close its connection."""
+    """Tell a client that the server is full, without waiting, and close its connection."""
     with contextlib.suppress(OSError), sock:
         sock.setblocking(False)
         sock.send(b"error: server full\n")
@@ -179,7 +179,7 @@ def main() -> None:
         address = listener.getsockname()
         log(f"{NAME} listening on {show(address)}", sys.stdout)
         serve(listener)
-    except (OSError, UnicodeError) as error:
+    except (OSError, UnicodeError) as error:  # UnicodeError: no host has such a name.
         sys.exit(f"{NAME}: cannot listen on {show(address)}: {reason(error)}")
 
 
@@ -191,7 +191,7 @@ def ask(name: str, default: Any, convert: Callable[[str], Any]) -> Any:
     """
     wrong = False
     while True:
-        if os.isatty(0):
+        if os.isatty(0) and sys.stderr:  # It is None if it is closed.
             print(f"{name} [{default}]: ", end="", file=sys.stderr, flush=True)
         line = b""
         with contextlib.suppress(OSError):  # A standard input that is closed has ended.
@@ -205,7 +205,7 @@ def ask(name: str, default: Any, convert: Callable[[str], Any]) -> Any:
         try:
             return convert(answer) if answer else default
         except argparse.ArgumentTypeError as error:
-            if sys.stderr:  # It is None if it is closed.
+            if sys.stderr:
                 print(error, file=sys.stderr)
             wrong = True
 
@@ -248,9 +248,10 @@ def reason(error: BaseException) -> str:
 
 
 def unblock_terminal() -> None:
-    """Let log() fail, and not wait, if standard error is a terminal that was stopped with Ctrl-S.
+    """Let log() fail, and not wait, if standard error is a terminal that nobody reads.
 
-    Programs that have inherited a terminal share its mode. So we open it once more, for us alone.
+    For select, a terminal is writable if it has room for a single byte. And O_NONBLOCK belongs to
+    the open terminal, which other programs share. So we open it once more, for us alone.
     """
     if sys.platform != "win32":
         with contextlib.suppress(OSError):  # It is no terminal.
@@ -259,9 +260,9 @@ def unblock_terminal() -> None:
 
 def log(text: str, stream: TextIO = sys.stderr) -> None:
     """Write a line to the stream. Drop it if that would fail, or would have to wait."""
-    with contextlib.suppress(OSError, AttributeError):
+    with contextlib.suppress(OSError, AttributeError):  # The stream is None if it is closed.
         descriptor = stream.fileno()
-        # A pipe that nobody reads is full at some time. (On Windows, select takes sockets only.)
+        # If nobody reads a pipe, it is full at some time. (On Windows, select takes sockets only.)
         if sys.platform == "win32" or select.select([], [descriptor], [], 0)[1]:
             os.write(descriptor, f"{text}\n".encode())
 
