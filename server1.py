@@ -273,7 +273,7 @@ def main() -> None:
         address = listener.getsockname()
         log(f"{NAME} listening on {show(address)}", sys.stdout)
         serve(listener)
-    except (OSError, UnicodeError) as error:  # UnicodeError: no host has such a name.
+    except (OSError, ValueError) as error:  # ValueError: no host can have such a name.
         sys.exit(f"{NAME}: cannot listen on {show(address)}: {reason(error)}")
 
 
@@ -285,10 +285,10 @@ def ask(name: str, default: Any, convert: Callable[[str], Any]) -> Any:
     """
     wrong = False
     while True:
-        if os.isatty(0) and sys.stderr:  # It is None if it is closed.
-            print(f"{name} [{default}]: ", end="", file=sys.stderr, flush=True)
         line = b""
         with contextlib.suppress(OSError):  # A standard input that is closed has ended.
+            if os.isatty(0) and sys.stderr:  # It is None if it is closed.
+                print(f"{name} [{default}]: ", end="", file=sys.stderr, flush=True)
             # 0 is standard input. We read it byte by byte, because in client.py, what follows the
             # line on a pipe is for the server.
             while not line.endswith(b"\n") and (byte := os.read(0, 1)):

@@ -57,31 +57,36 @@ def serve(listener: socket.socket) -> None:
     clients: dict[int, Client] = {}  # by descriptor: select takes numbers faster than sockets
     reading = {listener_fd}  # the descriptors that we wait to read from
     writing: set[int] = set()  # the descriptors of the clients that we owe bytes
-    waiting = False  # whether we have said that the system has run out of something
+    waiting = False  # until the system has a descriptor or memory for another client
     while True:
+        # While we wait, we do not watch the listening socket: select would always return at once.
+        watched = reading - {listener_fd} if waiting else reading
         try:
-            readable, writable, _ = select.select(reading, writing, [])
-            for descriptor in readable + writable:  # No descriptor is in both.
-                if descriptor == listener_fd:
-                    continue  # It comes last: a client that has disconnected makes room.
-                client = clients[descriptor]
-                connected = client.turn()
-                reading.discard(descriptor)
-                writing.discard(descriptor)
-                if not connected:
-                    del clients[descriptor]
-                elif client.owed:
-                    writing.add(descriptor)
-                else:
-                    reading.add(descriptor)
-            if listener_fd in readable:
+            readable, writable, _ = select.select(watched, writing, [], PAUSE if waiting else None)
+        except OSError:  # There is no memory; or nothing to watch, which is an error on Windows.
+            time.sleep(PAUSE)
+            readable, writable = [], []
+        for descriptor in readable + writable:  # No descriptor is in both.
+            if descriptor == listener_fd:
+                continue  # It comes last: a client that has disconnected makes room.
+            client = clients[descriptor]
+            connected = client.turn()
+            reading.discard(descriptor)
+            writing.discard(descriptor)
+            if not connected:
+                del clients[descriptor]
+            elif client.owed:
+                writing.add(descriptor)
+            else:
+                reading.add(descriptor)
+        if listener_fd in readable or waiting:
+            try:
                 accept_clients(listener, clients, reading)
                 waiting = False
-        except (OSError, MemoryError) as error:  # no descriptor for accept, no memory for select
-            if not waiting:
-                log(f"waiting: {reason(error)}")
-            waiting = True
-            time.sleep(PAUSE)  # Without a pause, trying again would use the whole processor.
+            except (OSError, MemoryError) as error:
+                if not waiting:
+                    log(f"waiting: {reason(error)}")
+                waiting = True
 
 
 class Client:
@@ -329,7 +334,7 @@ def main() -> None:
         address = listener.getsockname()
         log(f"{NAME} listening on {show(address)}", sys.stdout)
         serve(listener)
-    except (OSError, UnicodeError) as error:  # UnicodeError: no host has such a name.
+    except (OSError, ValueError) as error:  # ValueError: no host can have such a name.
         sys.exit(f"{NAME}: cannot listen on {show(address)}: {reason(error)}")
 
 
@@ -341,10 +346,10 @@ def ask(name: str, default: Any, convert: Callable[[str], Any]) -> Any:
     """
     wrong = False
     while True:
-        if os.isatty(0) and sys.stderr:  # It is None if it is closed.
-            print(f"{name} [{default}]: ", end="", file=sys.stderr, flush=True)
         line = b""
         with contextlib.suppress(OSError):  # A standard input that is closed has ended.
+            if os.isatty(0) and sys.stderr:  # It is None if it is closed.
+                print(f"{name} [{default}]: ", end="", file=sys.stderr, flush=True)
             # 0 is standard input. We read it byte by byte, because in client.py, what follows the
             # line on a pipe is for the server.
             while not line.endswith(b"\n") and (byte := os.read(0, 1)):

@@ -296,6 +296,9 @@ def test_server_closes(said, reset):
         (b"1+1\n2+2", b"2\n"),
         (b"1+1\n2+2", b"2"),
         (b"1+1", b""),
+        (b"1+1\n20*3", b"2\n6"),
+        (b"20*3", b"6"),
+        (b"echo\nthis", b"echo\nthi"),
     ],
 )
 def test_server_ends_before_all_replies(lines, replies):

@@ -3,10 +3,12 @@
 import contextlib
 import functools
 import os
+import re
 import select
 import selectors
 import signal
 import socket
+import sys
 import time
 
 import pytest
@@ -20,10 +22,11 @@ from outside import (
     question,
     receive,
     reset,
+    round_trips,
     status,
     threads,
 )
-from support import CROWDED, WAIT, Server, house, load, posix, read_all, scaled, until
+from support import CROWDED, WAIT, Server, house, load, posix, read_all, run, scaled, until
 
 FULL = b"error: server full\n"
 BURST = 900
@@ -191,6 +194,17 @@ def test_descriptors_that_select_cannot_watch(name):
 
 
 @linux
+@pytest.mark.parametrize("name", ["server3", "server4"])
+def test_a_listener_that_select_cannot_watch(name):
+    """Where a server inherits the descriptors up to 1,029, it ends with one line and status 1."""
+    inherit = "for number in range(3, 1030): os.dup2(0, number)"
+    start = f"import os, sys\n{inherit}\nos.execv(sys.argv[1], sys.argv[1:])"
+    status, _, errors = run(name, "0", prefix=(sys.executable, "-c", start))
+    assert status == 1
+    assert re.fullmatch(rf"{name}: cannot listen on 127\.0\.0\.1:\d+: .*select.*\n", errors)
+
+
+@linux
 @pytest.mark.parametrize("name", CROWDED)
 def test_those_who_have_left_take_no_room(name):
     """999 clients connect to a stopped server and leave. The next client is served."""
@@ -217,6 +231,29 @@ def test_out_of_descriptors(name):
     limit = functools.partial(resource.setrlimit, resource.RLIMIT_NOFILE, (SMALL, SMALL))
     with Server(name, preexec_fn=limit) as server:
         served_when_others_leave(server, 200, at_most=SMALL)
+
+
+@linux
+@pytest.mark.parametrize("name", CROWDED)
+def test_out_of_descriptors_slows_nobody(name):
+    """While a client waits for a descriptor, another one is answered without a pause between turns.
+
+    This is the median of 100 round trips, in the best of some attempts.
+    """
+    import resource  # on POSIX systems
+
+    pause = load(name).PAUSE
+    took = []
+    limit = functools.partial(resource.setrlimit, resource.RLIMIT_NOFILE, (SMALL, SMALL))
+    while len(took) < ATTEMPTS and min(took, default=pause) >= pause / 2:
+        with Server(name, preexec_fn=limit) as server, server.connect() as client:
+            if house(name) < SMALL:
+                pytest.skip("the server is full before the system is")
+            all_answered(server, [client])
+            with crowd(server, SMALL, exactly=True):
+                until(lambda server=server: "waiting: " in server.log(), "it waits")
+                took.append(sorted(round_trips(server, client, 100))[50])
+    assert min(took) < pause / 2
 
 
 @linux
