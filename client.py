@@ -2,8 +2,8 @@
 """The client of the four servers: send a line, show the reply, and again.
 
 At a terminal it reads a line, sends it, and waits for the reply. On a pipe it joins standard input
-and output to the server, byte for byte. Bytes go out as they come, and replies come in as they
-come, both at once: so there are two threads.
+and output to the server, byte for byte, and both ways at once. So there are two threads: if one
+sent everything first, a server that reads no more until we take its replies would wait for ever.
 """
 
 import argparse
@@ -79,7 +79,7 @@ def chat(sock: socket.socket) -> None:
         import readline  # noqa: F401  (gives input() line editing and history)
     for stream in (sys.stdin, sys.stdout):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # for bytes that are no UTF-8
+            stream.reconfigure(errors="backslashreplace")  # for what the terminal's encoding lacks
     print(f"Connected to {show(sock.getpeername())}. Leave with {END_KEY}, Ctrl-C or bye.")
     while True:
         try:
@@ -95,7 +95,7 @@ def chat(sock: socket.socket) -> None:
 
 
 def read_line(sock: socket.socket) -> bytes:
-    """Return the next line from the server. Raises ConnectionError if there is no whole line."""
+    """Return a reply, which is all that the server sends. Raises ConnectionError if it has no end."""
     line = b""
     while not line.endswith(b"\n"):
         # We wait 0.2 seconds at a time, because on Windows, Ctrl-C is noticed only in between.
@@ -151,9 +151,8 @@ def relay(sock: socket.socket) -> None:
                 raise
     if not all_sent.is_set():
         raise ConnectionError("not all of the input was sent")
-    # Servers 1 to 3 reply to each line with a whole line, also to a last one that has no end. And
-    # server4 sends as many bytes as it gets.
-    if received.ends < sent.ends + sent.open and received.size != sent.size:
+    # Servers 1 to 3 reply to every line with a whole one. Server4 sends as many bytes as it gets.
+    if received.whole_lines < sent.lines and received.size != sent.size:
         raise ConnectionError("the server ended before it had replied to every line")
 
 
@@ -162,14 +161,14 @@ class Traffic:
 
     def __init__(self) -> None:
         self.size = 0  # bytes
-        self.ends = 0  # ends of lines
-        self.open = False  # whether the last line has no end
+        self.whole_lines = 0
+        self.lines = 0  # one more, if the last line has no end
 
     def add(self, data: bytes) -> None:
         """Count data, the next bytes."""
         self.size += len(data)
-        self.ends += data.count(b"\n")
-        self.open = not data.endswith(b"\n")
+        self.whole_lines += data.count(b"\n")
+        self.lines = self.whole_lines + (0 if data.endswith(b"\n") else 1)
 
 
 # --- The same as in the servers -----------------------------------------------------------------

@@ -29,15 +29,15 @@ NAME = "server2"
 DEFAULT_PORT = 10000
 BACKLOG = 1024  # connections that the kernel keeps until we accept them
 MAX_CLIENTS = 1000
-CHUNK = 512  # bytes to read at a time: at most 73 lines of 9**999, with replies of 70 KB
+CHUNK = 512  # bytes to read at a time: for short turns, and replies of 70 KB (73 of 9**999)
 PAUSE = 0.01  # seconds until we try again when the system has run out of something
 MAX_LINE = 1024  # bytes, without the end of the line
 TOO_BIG = 10**1000  # the first integer of more than 1,000 digits
-TIMEOUTS = {  # so that the kernel notices after 90 to 110 seconds that a client has vanished
+TIMEOUTS = {  # so that the kernel notices within two minutes that a client has vanished
     "TCP_KEEPIDLE": 60,  # seconds of silence before it probes the client
     "TCP_KEEPALIVE": 60,  # the same on macOS
-    "TCP_KEEPINTVL": 5,  # seconds between probes
-    "TCP_USER_TIMEOUT": 90_000,  # milliseconds until it gives up (Linux; man 7 tcp)
+    "TCP_KEEPINTVL": 5,  # seconds between probes, of which 8 to 10 have to fail
+    "TCP_USER_TIMEOUT": 90_000,  # milliseconds until it gives up a client that owes an answer
 }
 Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 
@@ -45,12 +45,14 @@ Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 # --- The model: every client in a thread of its own ---------------------------------------------
 #
 # The only data that the threads share is the number of free places. The two locks protect no data:
-# without them, every reply would still be right. But a new client would wait for many seconds while
-# hundreds of others have lines to answer, because all their threads want the interpreter lock.
+# without them, every reply would still be right. But if hundreds of threads compute, they all want
+# the interpreter lock, and the accepting thread gets it rarely. It needs it several times to start
+# a thread, because start() waits until the new thread runs: a new client would wait for seconds.
 #
-# So only the thread that holds COMPUTING answers lines, or starts a thread. The others sleep. And a
-# client's thread takes TURN before it asks for COMPUTING. So the accepting thread, which needs no
-# TURN, competes for COMPUTING with one of them, and not with hundreds:
+# So a thread computes, or starts another one, only while it holds COMPUTING. Those that wait for
+# COMPUTING sleep, and do not want the interpreter lock. (To receive and to send takes it only for an
+# instant.) And a client's thread takes TURN first. So the accepting thread, which needs no TURN,
+# competes for COMPUTING with one of them, and not with hundreds:
 #
 #     the clients' threads -> TURN -> one of them -> COMPUTING <- the accepting thread
 
@@ -183,7 +185,7 @@ def reply(line: bytes) -> bytes:
 #   2-3*4 is 2-(3*4): expression(SUM) takes 2 and -, and expression(PRODUCT) takes 3*4.
 #   2-3-4 is (2-3)-4: expression(PRODUCT) takes only 3, and leaves the second - to expression(SUM).
 #   2**3**2 is 2**(3**2): the right operand of ** may contain **.
-#   -2**2 is -(2**2): the operand of a sign may contain **, and nothing else.
+#   -2**2 is -(2**2): the operand of a sign may contain **, and no other operator.
 
 SUM, PRODUCT, POWER = 1, 2, 3
 
@@ -191,7 +193,8 @@ SUM, PRODUCT, POWER = 1, 2, 3
 def power(base: float, exponent: float) -> float:
     """Return base**exponent. Raises OverflowError before it computes an integer that is too big."""
     if isinstance(base, int) and isinstance(exponent, int) and exponent > 0:
-        # A number of n bits is at least 2**(n-1), so the result has at least this many bits.
+        # A number of n bits is at least 2**(n-1), so the result has at least this many bits. If it
+        # is just a little too big, expression() refuses it.
         if (base.bit_length() - 1) * exponent > TOO_BIG.bit_length():
             raise OverflowError
         if -1 <= base <= 1:
@@ -215,7 +218,7 @@ OPERATORS: dict[str, tuple[int, int, Callable[[Any, Any], Any]]] = {
 }
 SIGNS = {"+", "-"}
 NUMBER_STARTS = "0123456789."
-END = "the end of the line"  # follows the tokens, which have no spaces: so there is always a next
+END = "the end of the line"  # stands after the tokens, and is none: they have no spaces
 # "2**.5+x" has the tokens "2", "**", ".5", "+" and "x". At each place the first of these matches:
 # a number, an operator (** before *, with which it begins), a word, any other character but blanks.
 NUMBER = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
@@ -233,7 +236,7 @@ def evaluate(text: str) -> float:
     value = expression(tokens, SUM)
     if tokens[-1] != END:
         raise syntax_error("operator", tokens[-1])
-    if not abs(value) < TOO_BIG:  # nan is not less than any number, so it is refused, too.
+    if not abs(value) < TOO_BIG:  # Infinity is not less, and neither is nan.
         raise OverflowError
     return value
 
@@ -269,7 +272,7 @@ def expression(tokens: list[str], lowest: int) -> float:
             break
         tokens.pop()
         value = function(value, expression(tokens, right_lowest))
-        if type(value) is int and abs(value) >= TOO_BIG:  # A float may be infinite: 1/1e999 is 0.0.
+        if type(value) is int and abs(value) >= TOO_BIG:  # floats at the end: 1/1e999 is 0.0
             raise OverflowError
     return value
 
@@ -347,8 +350,8 @@ def listen(family: int, address: Address) -> socket.socket:
     """Return a socket that listens at the address. Raises OSError."""
     listener = socket.socket(family)
     if sys.platform != "win32":
-        # Without it, nobody could listen while the port has connections, and for a minute more. On
-        # Windows one can, and there it would let two servers share a port.
+        # Without it, nobody could listen while the port has connections, and a minute longer
+        # (TIME_WAIT). On Windows one can listen, and it would let two servers share a port.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     # The connections inherit what follows (UNIX Network Programming, section 7.4).
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # sends a small reply at once
@@ -375,8 +378,9 @@ def reason(error: BaseException) -> str:
 def unblock_terminal() -> None:
     """Let log() fail, and not wait, if standard error is a terminal that nobody reads.
 
-    For select, a terminal is writable if it has room for a single byte. And O_NONBLOCK belongs to
-    the open terminal, which other programs share. So we open it once more, for us alone.
+    To ask select is not enough there: a terminal is writable if it has room for a part of a line.
+    And O_NONBLOCK would change the open file description, which other programs share. So we open
+    the terminal once more, for us alone.
     """
     if sys.platform != "win32":
         with contextlib.suppress(OSError):  # It is no terminal.

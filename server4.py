@@ -25,11 +25,11 @@ MAX_DESCRIPTOR = 1023  # the highest that select can watch on other systems
 GROUP = 64  # clients to accept in a row, before the others get their turn
 CHUNK = 65536  # bytes to read at a time, so also the most that we owe a client
 PAUSE = 0.01  # seconds until we try again when the system has run out of something
-TIMEOUTS = {  # so that the kernel notices after 90 to 110 seconds that a client has vanished
+TIMEOUTS = {  # so that the kernel notices within two minutes that a client has vanished
     "TCP_KEEPIDLE": 60,  # seconds of silence before it probes the client
     "TCP_KEEPALIVE": 60,  # the same on macOS
-    "TCP_KEEPINTVL": 5,  # seconds between probes
-    "TCP_USER_TIMEOUT": 90_000,  # milliseconds until it gives up (Linux; man 7 tcp)
+    "TCP_KEEPINTVL": 5,  # seconds between probes, of which 8 to 10 have to fail
+    "TCP_USER_TIMEOUT": 90_000,  # milliseconds until it gives up a client that owes an answer
 }
 Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 
@@ -57,9 +57,9 @@ def serve(listener: socket.socket) -> None:
         except OSError:  # There is no memory; or nothing to watch, which is an error on Windows.
             time.sleep(PAUSE)
             readable, writable = [], []
-        for descriptor in readable + writable:  # No descriptor is in both.
+        for descriptor in readable + writable:  # Each is in one of them, as in reading or writing.
             if descriptor == listener_fd:
-                continue  # It comes last: a client that has disconnected makes room.
+                continue  # It comes last: a new client may get the descriptor of one that leaves.
             client = clients[descriptor]
             connected = client.turn()
             reading.discard(descriptor)
@@ -227,8 +227,8 @@ def listen(family: int, address: Address) -> socket.socket:
     """Return a socket that listens at the address. Raises OSError."""
     listener = socket.socket(family)
     if sys.platform != "win32":
-        # Without it, nobody could listen while the port has connections, and for a minute more. On
-        # Windows one can, and there it would let two servers share a port.
+        # Without it, nobody could listen while the port has connections, and a minute longer
+        # (TIME_WAIT). On Windows one can listen, and it would let two servers share a port.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     # The connections inherit what follows (UNIX Network Programming, section 7.4).
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # sends a small reply at once
@@ -255,8 +255,9 @@ def reason(error: BaseException) -> str:
 def unblock_terminal() -> None:
     """Let log() fail, and not wait, if standard error is a terminal that nobody reads.
 
-    For select, a terminal is writable if it has room for a single byte. And O_NONBLOCK belongs to
-    the open terminal, which other programs share. So we open it once more, for us alone.
+    To ask select is not enough there: a terminal is writable if it has room for a part of a line.
+    And O_NONBLOCK would change the open file description, which other programs share. So we open
+    the terminal once more, for us alone.
     """
     if sys.platform != "win32":
         with contextlib.suppress(OSError):  # It is no terminal.
