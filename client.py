@@ -95,7 +95,10 @@ def chat(sock: socket.socket) -> None:
 
 
 def read_line(sock: socket.socket) -> bytes:
-    """Return a reply, which is all that the server sends. Raises ConnectionError if it has no end."""
+    """Return the next line from the server, which sends only one at a time.
+
+    Raises ConnectionError if there is no whole line.
+    """
     line = b""
     while not line.endswith(b"\n"):
         # We wait 0.2 seconds at a time, because on Windows, Ctrl-C is noticed only in between.

@@ -50,8 +50,8 @@ Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 # a thread, because start() waits until the new thread runs: a new client would wait for seconds.
 #
 # So a thread computes, or starts another one, only while it holds COMPUTING. Those that wait for
-# COMPUTING sleep, and do not want the interpreter lock. (To receive and to send takes it only for an
-# instant.) And a client's thread takes TURN first. So the accepting thread, which needs no TURN,
+# COMPUTING sleep, and do not want the interpreter lock. (To receive and to send takes it only for
+# an instant.) And a client's thread takes TURN first. So the accepting thread, which needs no TURN,
 # competes for COMPUTING with one of them, and not with hundreds:
 #
 #     the clients' threads -> TURN -> one of them -> COMPUTING <- the accepting thread
