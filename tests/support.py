@@ -62,7 +62,7 @@ def until(condition, what="condition", seconds=WAIT):
         if value:
             return value
         assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
-        time.sleep(0.01)
+        time.sleep(0.002)
 
 
 def address_in_use():
