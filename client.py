@@ -178,10 +178,9 @@ class Traffic:
 
 
 def ask(name: str, default: Any, convert: Callable[[str], Any]) -> Any:
-    """Ask for a value on standard input. Return convert(answer), or the default if it is blank.
+    """Ask for a value. Return convert(answer), or the default if the answer is blank, or missing.
 
-    The end of the input is blank, too. Only a terminal is shown the question. While convert()
-    raises ArgumentTypeError, ask again. Raises SystemExit if the input ends then.
+    While convert() raises ArgumentTypeError, ask again. Raises SystemExit if the input ends then.
     """
     wrong = False
     while True:

@@ -33,12 +33,9 @@ CHUNK = 512  # bytes to read at a time: for short turns, and replies of 70 KB (7
 PAUSE = 0.01  # seconds until we try again when the system has run out of something
 MAX_LINE = 1024  # bytes, without the end of the line
 TOO_BIG = 10**1000  # the first integer of more than 1,000 digits
-TIMEOUTS = {  # so that the kernel notices within two minutes that a client has vanished
-    "TCP_KEEPIDLE": 60,  # seconds of silence before it probes the client
-    "TCP_KEEPALIVE": 60,  # the same on macOS
-    "TCP_KEEPINTVL": 5,  # seconds between probes, of which 8 to 10 have to fail
-    "TCP_USER_TIMEOUT": 90_000,  # milliseconds until it gives up a client that owes an answer
-}
+# To notice within two minutes that a client has vanished: seconds of silence until it is probed, on
+# Linux and on macOS, seconds between 8 to 10 probes, milliseconds that bytes may be undelivered.
+TIMEOUTS = {"TCP_KEEPIDLE": 60, "TCP_KEEPALIVE": 60, "TCP_KEEPINTVL": 5, "TCP_USER_TIMEOUT": 90_000}
 Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 
 
@@ -66,12 +63,12 @@ def serve(listener: socket.socket) -> None:
     while True:
         sock, peer = retry(listener.accept)
         if PLACES.acquire(blocking=False):
-            retry(start_thread, sock, peer)
+            retry(admit, sock, peer)
         else:
             refuse(sock, peer)
 
 
-def start_thread(sock: socket.socket, peer: Address) -> None:
+def admit(sock: socket.socket, peer: Address) -> None:
     """Start a thread for a client. Raises RuntimeError or MemoryError if the system has none."""
     with COMPUTING:
         threading.Thread(target=chat, args=(sock, peer), daemon=True).start()
@@ -99,15 +96,12 @@ def chat(sock: socket.socket, peer: Address) -> None:
 
 
 def retry(call: Callable[..., Any], *arguments: object) -> Any:
-    """Return call(*arguments). While the system has run out of something that it needs, wait.
-
-    That is what any error means, but for one: the client of accept() may have disconnected already.
-    """
+    """Return call(*arguments). While the system has run out of something that it needs, wait."""
     waiting = False
     while True:
         try:
             return call(*arguments)
-        except ConnectionError:
+        except ConnectionError:  # accept() raises it if the client has disconnected already.
             continue
         except (OSError, RuntimeError, MemoryError) as error:  # RuntimeError: no more threads
             if not waiting:
@@ -193,8 +187,7 @@ SUM, PRODUCT, POWER = 1, 2, 3
 def power(base: float, exponent: float) -> float:
     """Return base**exponent. Raises OverflowError before it computes an integer that is too big."""
     if isinstance(base, int) and isinstance(exponent, int) and exponent > 0:
-        # A number of n bits is at least 2**(n-1), so the result has at least this many bits. If it
-        # is just a little too big, expression() refuses it.
+        # A number of n bits is at least 2**(n-1), so the result has at least this many bits.
         if (base.bit_length() - 1) * exponent > TOO_BIG.bit_length():
             raise OverflowError
         if -1 <= base <= 1:
@@ -291,9 +284,12 @@ def syntax_error(wanted: str, token: str) -> ValueError:
 
 def main() -> None:
     """Read the command line, listen, say so, and serve until a signal ends the program."""
-    # Ctrl-C ends the program at once. On Windows, KeyboardInterrupt would wait for a client.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    unblock_terminal()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it, whatever it waits for.
+    if sys.platform != "win32":
+        # If nobody reads a terminal, log() must not wait. As other programs share the mode of the
+        # open terminal, we open it once more, for us alone.
+        with contextlib.suppress(OSError):  # It is no terminal.
+            os.dup2(os.open(os.ttyname(2), os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK), 2)
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("-b", "--bind", metavar="ADDRESS", default="127.0.0.1")
     parser.add_argument("port", metavar="PORT", nargs="?", type=port_number, help="0: any free one")
@@ -301,7 +297,6 @@ def main() -> None:
     port = ask("Port", DEFAULT_PORT, port_number) if options.port is None else options.port
     address: Address = (options.bind, port)
     try:
-        # A name may stand for several addresses, of IPv4 or IPv6: we take the first.
         family, _, _, _, address = socket.getaddrinfo(options.bind, port, 0, socket.SOCK_STREAM)[0]
         listener = listen(family, address)
         address = listener.getsockname()
@@ -312,10 +307,9 @@ def main() -> None:
 
 
 def ask(name: str, default: Any, convert: Callable[[str], Any]) -> Any:
-    """Ask for a value on standard input. Return convert(answer), or the default if it is blank.
+    """Ask for a value. Return convert(answer), or the default if the answer is blank, or missing.
 
-    The end of the input is blank, too. Only a terminal is shown the question. While convert()
-    raises ArgumentTypeError, ask again. Raises SystemExit if the input ends then.
+    While convert() raises ArgumentTypeError, ask again. Raises SystemExit if the input ends then.
     """
     wrong = False
     while True:
@@ -349,9 +343,8 @@ def port_number(text: str) -> int:
 def listen(family: int, address: Address) -> socket.socket:
     """Return a socket that listens at the address. Raises OSError."""
     listener = socket.socket(family)
-    if sys.platform != "win32":
-        # Without it, nobody could listen while the port has connections, and a minute longer
-        # (TIME_WAIT). On Windows one can listen, and it would let two servers share a port.
+    if sys.platform != "win32":  # There, two servers could share a port.
+        # We want to listen even if the port still has connections, perhaps in TIME_WAIT.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     # The connections inherit what follows (UNIX Network Programming, section 7.4).
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # sends a small reply at once
@@ -373,18 +366,6 @@ def show(address: Address) -> str:
 def reason(error: BaseException) -> str:
     """Return what an error says, without its number: Address already in use."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
-
-
-def unblock_terminal() -> None:
-    """Let log() fail, and not wait, if standard error is a terminal that nobody reads.
-
-    To ask select is not enough there: a terminal is writable if it has room for a part of a line.
-    And O_NONBLOCK would change the open file description, which other programs share. So we open
-    the terminal once more, for us alone.
-    """
-    if sys.platform != "win32":
-        with contextlib.suppress(OSError):  # It is no terminal.
-            os.dup2(os.open(os.ttyname(2), os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK), 2)
 
 
 def log(text: str, stream: TextIO = sys.stderr) -> None:

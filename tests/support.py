@@ -182,7 +182,7 @@ def run(name, *arguments, prefix=(), **options):
 class Terminal:
     """A script at a terminal of its own, and what a person types and sees there."""
 
-    def __init__(self, name, *arguments):
+    def __init__(self, name, *arguments, prefix=()):
         if not POSIX:
             pytest.skip("needs a terminal that a test can make")
         self.screen = ""  # all that has been shown
@@ -190,7 +190,7 @@ class Terminal:
         self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self.master, slave = pty.openpty()
         self.process = subprocess.Popen(
-            [sys.executable, str(ROOT / f"{name}.py"), *map(str, arguments)],
+            [*prefix, sys.executable, str(ROOT / f"{name}.py"), *map(str, arguments)],
             stdin=slave,
             stdout=slave,
             stderr=slave,

@@ -360,6 +360,17 @@ def test_bad_answer_without_standard_error(name):
     assert (status, out) == (1, b"")
 
 
+@every_server
+def test_question_without_standard_error(name):
+    """If standard error is closed, the question is not written anywhere else."""
+    prefix = ("sh", "-c", 'exec "$@" 2>&-', "sh")
+    with Terminal(name, *NO_ADDRESS, prefix=prefix) as terminal:
+        terminal.type("0\r")
+        status, _ = terminal.ends()
+        assert status == 1
+        assert QUESTION not in terminal.screen
+
+
 @pytest.mark.parametrize("name", [*SERVERS, "client"])
 def test_without_docstrings(name):
     """The scripts run under python -OO, which takes the docstrings away."""
