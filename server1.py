@@ -31,9 +31,12 @@ CHUNK = 8192  # bytes to read at a time: more than in servers 2 and 3, because n
 PAUSE = 0.01  # seconds until we try again when the system has run out of something
 MAX_LINE = 1024  # bytes, without the end of the line
 TOO_BIG = 10**1000  # the first integer of more than 1,000 digits
-# To notice within two minutes that a client has vanished: seconds of silence until it is probed, on
-# Linux and on macOS, seconds between 8 to 10 probes, milliseconds that bytes may be undelivered.
-TIMEOUTS = {"TCP_KEEPIDLE": 60, "TCP_KEEPALIVE": 60, "TCP_KEEPINTVL": 5, "TCP_USER_TIMEOUT": 90_000}
+TIMEOUTS = {  # to notice within two minutes that a client has vanished
+    "TCP_KEEPIDLE": 60,  # seconds of silence until the kernel probes whether it is still there
+    "TCP_KEEPALIVE": 60,  # the same, as macOS calls it
+    "TCP_KEEPINTVL": 5,  # seconds between probes, of which there are 8 to 10
+    "TCP_USER_TIMEOUT": 90_000,  # milliseconds that bytes may stay undelivered
+}
 Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 
 
@@ -46,8 +49,8 @@ def serve(listener: socket.socket) -> None:
     while True:
         sock, peer = retry(listener.accept)
         with contextlib.suppress(OSError):
-            # The kernel refuses other clients from now on, and resets those that it has kept. The
-            # connection to our client is a socket of its own, and stays.
+            # The kernel refuses other clients from now on. It resets those that it has kept in the
+            # backlog. The connection to our client is a socket of its own, and stays.
             listener.close()
         chat(sock, peer)
         # Listen before this client sees the close, because it may connect again at once.
@@ -234,7 +237,7 @@ def expression(tokens: list[str], lowest: int) -> float:
             break
         tokens.pop()
         value = function(value, expression(tokens, right_lowest))
-        if type(value) is int and abs(value) >= TOO_BIG:  # floats at the end: 1/1e999 is 0.0
+        if type(value) is int and abs(value) >= TOO_BIG:  # floats: see evaluate()
             raise OverflowError
     return value
 

@@ -29,33 +29,37 @@ NAME = "server2"
 DEFAULT_PORT = 10000
 BACKLOG = 1024  # connections that the kernel keeps until we accept them
 MAX_CLIENTS = 1000
-CHUNK = 512  # bytes to read at a time: for short turns, and replies of 70 KB (73 of 9**999)
+CHUNK = 512  # bytes to read at a time: few, for short turns (73 lines of 9**999 give 70 KB)
 PAUSE = 0.01  # seconds until we try again when the system has run out of something
 MAX_LINE = 1024  # bytes, without the end of the line
 TOO_BIG = 10**1000  # the first integer of more than 1,000 digits
-# To notice within two minutes that a client has vanished: seconds of silence until it is probed, on
-# Linux and on macOS, seconds between 8 to 10 probes, milliseconds that bytes may be undelivered.
-TIMEOUTS = {"TCP_KEEPIDLE": 60, "TCP_KEEPALIVE": 60, "TCP_KEEPINTVL": 5, "TCP_USER_TIMEOUT": 90_000}
+TIMEOUTS = {  # to notice within two minutes that a client has vanished
+    "TCP_KEEPIDLE": 60,  # seconds of silence until the kernel probes whether it is still there
+    "TCP_KEEPALIVE": 60,  # the same, as macOS calls it
+    "TCP_KEEPINTVL": 5,  # seconds between probes, of which there are 8 to 10
+    "TCP_USER_TIMEOUT": 90_000,  # milliseconds that bytes may stay undelivered
+}
 Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 
 
 # --- The model: every client in a thread of its own ---------------------------------------------
 #
-# The only data that the threads share is the number of free places. The two locks protect no data:
-# without them, every reply would still be right. But if hundreds of threads compute, they all want
-# the interpreter lock, and the accepting thread gets it rarely. It needs it several times to start
-# a thread, because start() waits until the new thread runs: a new client would wait for seconds.
+# The threads share nothing but the number of free places, so the replies are right without a lock.
+# The two locks are for new clients. Python runs one thread at a time: the one that has the
+# interpreter lock. To start a thread takes that lock several times, because start() waits until the
+# new thread runs. If hundreds of threads want to compute, the accepting thread has to wait for many
+# of them each time, and a new client waits for seconds.
 #
-# So a thread computes, or starts another one, only while it holds COMPUTING. Those that wait for
-# COMPUTING sleep, and do not want the interpreter lock. (To receive and to send takes it only for
-# an instant.) And a client's thread takes TURN first. So the accepting thread, which needs no TURN,
-# competes for COMPUTING with one of them, and not with hundreds:
+# So a thread computes, or starts another one, only while it holds COMPUTING. The others sleep, and
+# do not want the interpreter lock. (To receive and to send takes it only for an instant.) A lock
+# goes to any one of those that wait for it. So of the clients' threads only one at a time, the one
+# that holds NEXT, waits for COMPUTING. The accepting thread competes with that one alone:
 #
-#     the clients' threads -> TURN -> one of them -> COMPUTING <- the accepting thread
+#     the clients' threads -> NEXT -> one of them -> COMPUTING <- the accepting thread
 
 PLACES = threading.Semaphore(MAX_CLIENTS)  # counts those that are free
 COMPUTING = threading.Lock()
-TURN = threading.Lock()
+NEXT = threading.Lock()
 
 
 def serve(listener: socket.socket) -> None:
@@ -80,10 +84,10 @@ def chat(sock: socket.socket, peer: Address) -> None:
         log(f"{show(peer)} connected")
         conversation = Conversation()
         while data := sock.recv(CHUNK):  # b"" means that the client has closed its sending side.
-            with TURN, COMPUTING:
+            with NEXT, COMPUTING:
                 replies = conversation.feed(data)
             sock.sendall(replies)  # without the locks: a slow client delays only its own thread
-        with TURN, COMPUTING:
+        with NEXT, COMPUTING:
             replies = conversation.end()
         sock.sendall(replies)
         log(f"{show(peer)} disconnected")
@@ -265,7 +269,7 @@ def expression(tokens: list[str], lowest: int) -> float:
             break
         tokens.pop()
         value = function(value, expression(tokens, right_lowest))
-        if type(value) is int and abs(value) >= TOO_BIG:  # floats at the end: 1/1e999 is 0.0
+        if type(value) is int and abs(value) >= TOO_BIG:  # floats: see evaluate()
             raise OverflowError
     return value
 

@@ -25,9 +25,12 @@ MAX_DESCRIPTOR = 1023  # the highest that select can watch on other systems
 GROUP = 64  # clients to accept in a row, before the others get their turn
 CHUNK = 65536  # bytes to read at a time, so also the most that we owe a client
 PAUSE = 0.01  # seconds until we try again when the system has run out of something
-# To notice within two minutes that a client has vanished: seconds of silence until it is probed, on
-# Linux and on macOS, seconds between 8 to 10 probes, milliseconds that bytes may be undelivered.
-TIMEOUTS = {"TCP_KEEPIDLE": 60, "TCP_KEEPALIVE": 60, "TCP_KEEPINTVL": 5, "TCP_USER_TIMEOUT": 90_000}
+TIMEOUTS = {  # to notice within two minutes that a client has vanished
+    "TCP_KEEPIDLE": 60,  # seconds of silence until the kernel probes whether it is still there
+    "TCP_KEEPALIVE": 60,  # the same, as macOS calls it
+    "TCP_KEEPINTVL": 5,  # seconds between probes, of which there are 8 to 10
+    "TCP_USER_TIMEOUT": 90_000,  # milliseconds that bytes may stay undelivered
+}
 Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 
 
@@ -54,9 +57,9 @@ def serve(listener: socket.socket) -> None:
         except OSError:  # There is no memory; or nothing to watch, which is an error on Windows.
             time.sleep(PAUSE)
             readable, writable = [], []
-        for descriptor in readable + writable:  # Each is in one of them, as in reading or writing.
+        for descriptor in readable + writable:  # No descriptor is in both.
             if descriptor == listener_fd:
-                continue  # It comes last: a new client may get the descriptor of one that leaves.
+                continue  # It comes last: when 5 leaves, a new client may be 5, too.
             client = clients[descriptor]
             connected = client.turn()
             reading.discard(descriptor)
