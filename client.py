@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The client of the four servers: send a line, show the reply, and again.
+"""The client of the four servers: send a line, show the reply, and repeat.
 
 At a terminal it reads a line, sends it, and waits for the reply. On a pipe it joins standard input
 and output to the server, byte for byte, and both ways at once. So there are two threads: if one
@@ -36,8 +36,8 @@ def main() -> None:
         sys.exit("client: standard input or standard output is closed")
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
     if not terminal:
-        # Ctrl-C ends the client as any program, and a script sees that. At a terminal, it is a
-        # KeyboardInterrupt, and just a way to leave.
+        # Ctrl-C kills the client, so that a script that runs it sees that it was interrupted. At a
+        # terminal, Ctrl-C is a KeyboardInterrupt, and just a way to leave.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         host, port = options.host, options.port
@@ -51,7 +51,7 @@ def main() -> None:
                 relay(sock)
     except KeyboardInterrupt:
         sys.exit(0)
-    except (OSError, ValueError) as error:  # ValueError: select cannot watch our descriptor.
+    except (OSError, ValueError) as error:  # ValueError: select takes no descriptor above 1,023.
         lost = "connection lost: " if isinstance(error, ConnectionError) else ""
         sys.exit(f"client: {lost}{reason(error)}")
 
@@ -79,7 +79,7 @@ def chat(sock: socket.socket) -> None:
         import readline  # noqa: F401  (gives input() line editing and history)
     for stream in (sys.stdin, sys.stdout):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # for what the terminal's encoding lacks
+            stream.reconfigure(errors="backslashreplace")  # for what the terminal cannot show
     print(f"Connected to {show(sock.getpeername())}. Leave with {END_KEY}, Ctrl-C or bye.")
     while True:
         try:
@@ -112,7 +112,7 @@ def read_line(sock: socket.socket) -> bytes:
 
 
 def visible(reply: bytes) -> str:
-    """Return a reply as text, without its end.
+    """Return a reply as text, without the end of its line.
 
     Its control characters are escaped: ESC, which could change the terminal, is shown as \\x1b.
     """
@@ -137,7 +137,7 @@ def relay(sock: socket.socket) -> None:
             while data := os.read(0, CHUNK):
                 sent.add(data)
                 sock.sendall(data)
-            all_sent.set()  # before the shutdown, after which the server may end at any moment
+            all_sent.set()  # first: after the shutdown, relay() may see the server's end at once
         with contextlib.suppress(OSError):
             sock.shutdown(socket.SHUT_WR)
 
@@ -147,7 +147,8 @@ def relay(sock: socket.socket) -> None:
         received.add(data)
         while data:
             try:
-                data = data[os.write(1, data) :]
+                written = os.write(1, data)  # bytes, perhaps not all
+                data = data[written:]
             except OSError as error:
                 if error.errno in (errno.EPIPE, errno.EINVAL):  # EINVAL on Windows
                     sys.exit(1)  # Nobody reads what we write any more: client.py ... | head
@@ -166,7 +167,7 @@ class Traffic:
     def __init__(self) -> None:
         self.size = 0  # bytes
         self.whole_lines = 0
-        self.lines = 0  # one more, if the last line has no end
+        self.lines = 0  # with a last one that has no end
 
     def add(self, data: bytes) -> None:
         """Count data, the next bytes."""
@@ -181,13 +182,13 @@ class Traffic:
 def ask(name: str, default: Any, convert: Callable[[str], Any]) -> Any:
     """Ask for a value. Return convert(answer), or the default if the answer is blank, or missing.
 
-    While convert() raises ArgumentTypeError, ask again. Raises SystemExit if the input ends then.
+    While convert() raises ArgumentTypeError, ask again. Raises SystemExit if the input ends.
     """
     wrong = False
     while True:
         line = b""
-        with contextlib.suppress(OSError):  # A standard input that is closed has ended.
-            if os.isatty(0) and sys.stderr:  # It is None if it is closed.
+        with contextlib.suppress(OSError):  # A closed standard input has ended, too.
+            if os.isatty(0) and sys.stderr:  # Python sets it to None if it is closed.
                 print(f"{name} [{default}]: ", end="", file=sys.stderr, flush=True)
             # 0 is standard input. We read it byte by byte, because in client.py, what follows the
             # line on a pipe is for the server.
@@ -206,7 +207,7 @@ def ask(name: str, default: Any, convert: Callable[[str], Any]) -> Any:
 
 def port_number(text: str) -> int:
     """Return the port that text names. Raises ArgumentTypeError if it names none."""
-    # "²" is a digit, too, and int() refuses thousands of digits.
+    # isdigit() also accepts "²", and int() refuses thousands of digits.
     if not (text.isascii() and text.isdigit() and len(text) <= 5 and int(text) <= 65535):
         raise argparse.ArgumentTypeError(f"{text!a} is not a port (a number from 0 to 65535)")
     return int(text)

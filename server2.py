@@ -29,7 +29,7 @@ NAME = "server2"
 DEFAULT_PORT = 10000
 BACKLOG = 1024  # connections that the kernel keeps until we accept them
 MAX_CLIENTS = 1000
-CHUNK = 512  # bytes to read at a time: few, for short turns (73 lines of 9**999 give 70 KB)
+CHUNK = 512  # bytes to read at a time: few, as 73 lines of 9**999 have replies of 70 KB
 PAUSE = 0.01  # seconds until we try again when the system has run out of something
 MAX_LINE = 1024  # bytes, without the end of the line
 TOO_BIG = 10**1000  # the first integer of more than 1,000 digits
@@ -51,9 +51,9 @@ Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 # of them each time, and a new client waits for seconds.
 #
 # So a thread computes, or starts another one, only while it holds COMPUTING. The others sleep, and
-# do not want the interpreter lock. (To receive and to send takes it only for an instant.) A lock
-# goes to any one of those that wait for it. So of the clients' threads only one at a time, the one
-# that holds NEXT, waits for COMPUTING. The accepting thread competes with that one alone:
+# do not want the interpreter lock. (recv and send take it only for an instant.) And a client's
+# thread takes NEXT first, so only one of them at a time waits for COMPUTING. Without NEXT, the
+# accepting thread would be one of hundreds that wait for COMPUTING. With it, it is one of two:
 #
 #     the clients' threads -> NEXT -> one of them -> COMPUTING <- the accepting thread
 
@@ -66,7 +66,7 @@ def serve(listener: socket.socket) -> None:
     """Serve all clients that connect, each in a thread of its own, for ever."""
     while True:
         sock, peer = retry(listener.accept)
-        if PLACES.acquire(blocking=False):
+        if PLACES.acquire(blocking=False):  # chat() releases it.
             retry(admit, sock, peer)
         else:
             refuse(sock, peer)
@@ -215,9 +215,9 @@ OPERATORS: dict[str, tuple[int, int, Callable[[Any, Any], Any]]] = {
 }
 SIGNS = {"+", "-"}
 NUMBER_STARTS = "0123456789."
-END = "the end of the line"  # stands after the tokens, and is none: they have no spaces
+END = "the end of the line"  # stands after the tokens, and cannot be one: they have no spaces
 # "2**.5+x" has the tokens "2", "**", ".5", "+" and "x". At each place the first of these matches:
-# a number, an operator (** before *, with which it begins), a word, any other character but blanks.
+# a number, an operator (** is tried before *), a word, any other character but space and tab.
 NUMBER = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
 SYMBOLS = "|".join(re.escape(symbol) for symbol in sorted(OPERATORS, reverse=True))
 TOKENS = re.compile(rf"{NUMBER}|{SYMBOLS}|\w+|[^ \t]")
@@ -239,7 +239,7 @@ def evaluate(text: str) -> float:
 
 
 def expression(tokens: list[str], lowest: int) -> float:
-    """Take an operand and the operators of at least the lowest precedence. Return the value."""
+    """Take an operand, and operators of at least the precedence lowest. Return the value."""
     token = tokens.pop()
     if token == "(":
         value = expression(tokens, SUM)
@@ -250,7 +250,7 @@ def expression(tokens: list[str], lowest: int) -> float:
             value = int(token)
             if value >= TOO_BIG:
                 raise OverflowError
-            if token[0] == "0" and value:  # Python refuses it, too.
+            if token[0] == "0" and value:  # Python refuses 007, too.
                 raise ValueError(f"{token} begins with a zero")
         elif token == ".":
             raise ValueError("'.' is not a number")
@@ -290,9 +290,9 @@ def main() -> None:
     """Read the command line, listen, say so, and serve until a signal ends the program."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it, whatever it waits for.
     if sys.platform != "win32":
-        # If nobody reads a terminal, log() must not wait. As other programs share the mode of the
-        # open terminal, we open it once more, for us alone.
-        with contextlib.suppress(OSError):  # It is no terminal.
+        # If a terminal stops reading, log() must not wait. Other programs use the terminal, too, so
+        # we do not change its mode: we open it once more, and that replaces 2, the standard error.
+        with contextlib.suppress(OSError):  # Standard error is no terminal.
             os.dup2(os.open(os.ttyname(2), os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK), 2)
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("-b", "--bind", metavar="ADDRESS", default="127.0.0.1")
@@ -313,13 +313,13 @@ def main() -> None:
 def ask(name: str, default: Any, convert: Callable[[str], Any]) -> Any:
     """Ask for a value. Return convert(answer), or the default if the answer is blank, or missing.
 
-    While convert() raises ArgumentTypeError, ask again. Raises SystemExit if the input ends then.
+    While convert() raises ArgumentTypeError, ask again. Raises SystemExit if the input ends.
     """
     wrong = False
     while True:
         line = b""
-        with contextlib.suppress(OSError):  # A standard input that is closed has ended.
-            if os.isatty(0) and sys.stderr:  # It is None if it is closed.
+        with contextlib.suppress(OSError):  # A closed standard input has ended, too.
+            if os.isatty(0) and sys.stderr:  # Python sets it to None if it is closed.
                 print(f"{name} [{default}]: ", end="", file=sys.stderr, flush=True)
             # 0 is standard input. We read it byte by byte, because in client.py, what follows the
             # line on a pipe is for the server.
@@ -338,7 +338,7 @@ def ask(name: str, default: Any, convert: Callable[[str], Any]) -> Any:
 
 def port_number(text: str) -> int:
     """Return the port that text names. Raises ArgumentTypeError if it names none."""
-    # "²" is a digit, too, and int() refuses thousands of digits.
+    # isdigit() also accepts "²", and int() refuses thousands of digits.
     if not (text.isascii() and text.isdigit() and len(text) <= 5 and int(text) <= 65535):
         raise argparse.ArgumentTypeError(f"{text!a} is not a port (a number from 0 to 65535)")
     return int(text)
@@ -347,7 +347,7 @@ def port_number(text: str) -> int:
 def listen(family: int, address: Address) -> socket.socket:
     """Return a socket that listens at the address. Raises OSError."""
     listener = socket.socket(family)
-    if sys.platform != "win32":  # There, two servers could share a port.
+    if sys.platform != "win32":  # On Windows, this option would let two servers share a port.
         # We want to listen even if the port still has connections, perhaps in TIME_WAIT.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     # The connections inherit what follows (UNIX Network Programming, section 7.4).
@@ -374,9 +374,9 @@ def reason(error: BaseException) -> str:
 
 def log(text: str, stream: TextIO = sys.stderr) -> None:
     """Write a line to the stream. Drop it if that would fail, or would have to wait."""
-    with contextlib.suppress(OSError, AttributeError):  # The stream is None if it is closed.
+    with contextlib.suppress(OSError, AttributeError):  # A closed stream is None.
         descriptor = stream.fileno()
-        # If nobody reads a pipe, it is full at some time. (On Windows, select takes sockets only.)
+        # If nobody reads a pipe, it fills up. (On Windows, select takes sockets only.)
         if sys.platform == "win32" or select.select([], [descriptor], [], 0)[1]:
             os.write(descriptor, f"{text}\n".encode())
 

@@ -30,7 +30,7 @@ BACKLOG = 1024  # connections that the kernel keeps until we accept them
 MAX_CLIENTS = 511 if sys.platform == "win32" else 1000  # On Windows, select takes 512 sockets.
 MAX_DESCRIPTOR = 1023  # the highest that select can watch on other systems
 GROUP = 64  # clients to accept in a row, before the others get their turn
-CHUNK = 512  # bytes to read at a time: few, for short turns (73 lines of 9**999 give 70 KB)
+CHUNK = 512  # bytes to read at a time: few, as 73 lines of 9**999 have replies of 70 KB
 PAUSE = 0.01  # seconds until we try again when the system has run out of something
 MAX_LINE = 1024  # bytes, without the end of the line
 TOO_BIG = 10**1000  # the first integer of more than 1,000 digits
@@ -57,16 +57,16 @@ def serve(listener: socket.socket) -> None:
     clients: dict[int, Client] = {}  # by descriptor: select takes numbers faster than sockets
     reading = {listener_fd}  # the descriptors that we wait to read from
     writing: set[int] = set()  # the descriptors of the clients that we owe bytes
-    waiting = False  # until the system has a descriptor or memory for another client
+    waiting = False  # whether the system lacks a descriptor or memory for another client
     while True:
         # While we wait, we do not watch the listening socket: select would always return at once.
         watched = reading - {listener_fd} if waiting else reading
         try:
             readable, writable, _ = select.select(watched, writing, [], PAUSE if waiting else None)
-        except OSError:  # There is no memory; or nothing to watch, which is an error on Windows.
+        except OSError:  # No memory is left; or there is nothing to watch, an error on Windows.
             time.sleep(PAUSE)
             readable, writable = [], []
-        for descriptor in readable + writable:  # No descriptor is in both.
+        for descriptor in readable + writable:  # No descriptor is in both lists.
             if descriptor == listener_fd:
                 continue  # It comes last: when 5 leaves, a new client may be 5, too.
             client = clients[descriptor]
@@ -97,7 +97,7 @@ class Client:
         self.peer = peer
         self.conversation = Conversation()
         self.owed = b""
-        self.finished = False  # whether it has sent everything
+        self.finished = False  # whether it has sent everything; it may still read what we owe it
         log(f"{show(peer)} connected")
 
     def turn(self) -> bool:
@@ -110,10 +110,10 @@ class Client:
             if self.owed:
                 sent = self.sock.send(self.owed)  # bytes that the kernel took, perhaps not all
                 self.owed = self.owed[sent:]
-            if self.owed or not self.finished:
+            if self.owed or not self.finished:  # There is more to send, or perhaps to read.
                 return True
             log(f"{show(self.peer)} disconnected")
-        except BlockingIOError:  # The kernel's buffer is full; or, rarely, select was wrong.
+        except BlockingIOError:  # The kernel's buffer is full; or select was mistaken.
             return True
         except (OSError, MemoryError) as error:
             log(f"{show(self.peer)} disconnected: {reason(error)}")
@@ -128,7 +128,7 @@ def accept_clients(listener: socket.socket, clients: dict[int, Client], reading:
         try:
             sock, peer = listener.accept()
             sock.setblocking(False)
-        except BlockingIOError:  # Nobody waits any more.
+        except BlockingIOError:  # No more clients wait.
             return
         except ConnectionError:  # It disconnected before we could accept it.
             continue
@@ -241,9 +241,9 @@ OPERATORS: dict[str, tuple[int, int, Callable[[Any, Any], Any]]] = {
 }
 SIGNS = {"+", "-"}
 NUMBER_STARTS = "0123456789."
-END = "the end of the line"  # stands after the tokens, and is none: they have no spaces
+END = "the end of the line"  # stands after the tokens, and cannot be one: they have no spaces
 # "2**.5+x" has the tokens "2", "**", ".5", "+" and "x". At each place the first of these matches:
-# a number, an operator (** before *, with which it begins), a word, any other character but blanks.
+# a number, an operator (** is tried before *), a word, any other character but space and tab.
 NUMBER = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
 SYMBOLS = "|".join(re.escape(symbol) for symbol in sorted(OPERATORS, reverse=True))
 TOKENS = re.compile(rf"{NUMBER}|{SYMBOLS}|\w+|[^ \t]")
@@ -265,7 +265,7 @@ def evaluate(text: str) -> float:
 
 
 def expression(tokens: list[str], lowest: int) -> float:
-    """Take an operand and the operators of at least the lowest precedence. Return the value."""
+    """Take an operand, and operators of at least the precedence lowest. Return the value."""
     token = tokens.pop()
     if token == "(":
         value = expression(tokens, SUM)
@@ -276,7 +276,7 @@ def expression(tokens: list[str], lowest: int) -> float:
             value = int(token)
             if value >= TOO_BIG:
                 raise OverflowError
-            if token[0] == "0" and value:  # Python refuses it, too.
+            if token[0] == "0" and value:  # Python refuses 007, too.
                 raise ValueError(f"{token} begins with a zero")
         elif token == ".":
             raise ValueError("'.' is not a number")
@@ -316,9 +316,9 @@ def main() -> None:
     """Read the command line, listen, say so, and serve until a signal ends the program."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it, whatever it waits for.
     if sys.platform != "win32":
-        # If nobody reads a terminal, log() must not wait. As other programs share the mode of the
-        # open terminal, we open it once more, for us alone.
-        with contextlib.suppress(OSError):  # It is no terminal.
+        # If a terminal stops reading, log() must not wait. Other programs use the terminal, too, so
+        # we do not change its mode: we open it once more, and that replaces 2, the standard error.
+        with contextlib.suppress(OSError):  # Standard error is no terminal.
             os.dup2(os.open(os.ttyname(2), os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK), 2)
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("-b", "--bind", metavar="ADDRESS", default="127.0.0.1")
@@ -339,13 +339,13 @@ def main() -> None:
 def ask(name: str, default: Any, convert: Callable[[str], Any]) -> Any:
     """Ask for a value. Return convert(answer), or the default if the answer is blank, or missing.
 
-    While convert() raises ArgumentTypeError, ask again. Raises SystemExit if the input ends then.
+    While convert() raises ArgumentTypeError, ask again. Raises SystemExit if the input ends.
     """
     wrong = False
     while True:
         line = b""
-        with contextlib.suppress(OSError):  # A standard input that is closed has ended.
-            if os.isatty(0) and sys.stderr:  # It is None if it is closed.
+        with contextlib.suppress(OSError):  # A closed standard input has ended, too.
+            if os.isatty(0) and sys.stderr:  # Python sets it to None if it is closed.
                 print(f"{name} [{default}]: ", end="", file=sys.stderr, flush=True)
             # 0 is standard input. We read it byte by byte, because in client.py, what follows the
             # line on a pipe is for the server.
@@ -364,7 +364,7 @@ def ask(name: str, default: Any, convert: Callable[[str], Any]) -> Any:
 
 def port_number(text: str) -> int:
     """Return the port that text names. Raises ArgumentTypeError if it names none."""
-    # "²" is a digit, too, and int() refuses thousands of digits.
+    # isdigit() also accepts "²", and int() refuses thousands of digits.
     if not (text.isascii() and text.isdigit() and len(text) <= 5 and int(text) <= 65535):
         raise argparse.ArgumentTypeError(f"{text!a} is not a port (a number from 0 to 65535)")
     return int(text)
@@ -373,7 +373,7 @@ def port_number(text: str) -> int:
 def listen(family: int, address: Address) -> socket.socket:
     """Return a socket that listens at the address. Raises OSError."""
     listener = socket.socket(family)
-    if sys.platform != "win32":  # There, two servers could share a port.
+    if sys.platform != "win32":  # On Windows, this option would let two servers share a port.
         # We want to listen even if the port still has connections, perhaps in TIME_WAIT.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     # The connections inherit what follows (UNIX Network Programming, section 7.4).
@@ -400,9 +400,9 @@ def reason(error: BaseException) -> str:
 
 def log(text: str, stream: TextIO = sys.stderr) -> None:
     """Write a line to the stream. Drop it if that would fail, or would have to wait."""
-    with contextlib.suppress(OSError, AttributeError):  # The stream is None if it is closed.
+    with contextlib.suppress(OSError, AttributeError):  # A closed stream is None.
         descriptor = stream.fileno()
-        # If nobody reads a pipe, it is full at some time. (On Windows, select takes sockets only.)
+        # If nobody reads a pipe, it fills up. (On Windows, select takes sockets only.)
         if sys.platform == "win32" or select.select([], [descriptor], [], 0)[1]:
             os.write(descriptor, f"{text}\n".encode())
 

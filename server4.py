@@ -48,16 +48,16 @@ def serve(listener: socket.socket) -> None:
     clients: dict[int, Client] = {}  # by descriptor: select takes numbers faster than sockets
     reading = {listener_fd}  # the descriptors that we wait to read from
     writing: set[int] = set()  # the descriptors of the clients that we owe bytes
-    waiting = False  # until the system has a descriptor or memory for another client
+    waiting = False  # whether the system lacks a descriptor or memory for another client
     while True:
         # While we wait, we do not watch the listening socket: select would always return at once.
         watched = reading - {listener_fd} if waiting else reading
         try:
             readable, writable, _ = select.select(watched, writing, [], PAUSE if waiting else None)
-        except OSError:  # There is no memory; or nothing to watch, which is an error on Windows.
+        except OSError:  # No memory is left; or there is nothing to watch, an error on Windows.
             time.sleep(PAUSE)
             readable, writable = [], []
-        for descriptor in readable + writable:  # No descriptor is in both.
+        for descriptor in readable + writable:  # No descriptor is in both lists.
             if descriptor == listener_fd:
                 continue  # It comes last: when 5 leaves, a new client may be 5, too.
             client = clients[descriptor]
@@ -88,7 +88,7 @@ class Client:
         self.peer = peer
         self.conversation = Conversation()
         self.owed = b""
-        self.finished = False  # whether it has sent everything
+        self.finished = False  # whether it has sent everything; it may still read what we owe it
         log(f"{show(peer)} connected")
 
     def turn(self) -> bool:
@@ -101,10 +101,10 @@ class Client:
             if self.owed:
                 sent = self.sock.send(self.owed)  # bytes that the kernel took, perhaps not all
                 self.owed = self.owed[sent:]
-            if self.owed or not self.finished:
+            if self.owed or not self.finished:  # There is more to send, or perhaps to read.
                 return True
             log(f"{show(self.peer)} disconnected")
-        except BlockingIOError:  # The kernel's buffer is full; or, rarely, select was wrong.
+        except BlockingIOError:  # The kernel's buffer is full; or select was mistaken.
             return True
         except (OSError, MemoryError) as error:
             log(f"{show(self.peer)} disconnected: {reason(error)}")
@@ -119,7 +119,7 @@ def accept_clients(listener: socket.socket, clients: dict[int, Client], reading:
         try:
             sock, peer = listener.accept()
             sock.setblocking(False)
-        except BlockingIOError:  # Nobody waits any more.
+        except BlockingIOError:  # No more clients wait.
             return
         except ConnectionError:  # It disconnected before we could accept it.
             continue
@@ -146,7 +146,7 @@ def refuse(sock: socket.socket, peer: Address) -> None:
 
 
 class Conversation:
-    """What one client says, which is also what it is told."""
+    """An echo: what a client says is also the reply."""
 
     def feed(self, data: bytes) -> bytes:
         """Return what to send back for data, the next bytes from the client: the same."""
@@ -164,9 +164,9 @@ def main() -> None:
     """Read the command line, listen, say so, and serve until a signal ends the program."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it, whatever it waits for.
     if sys.platform != "win32":
-        # If nobody reads a terminal, log() must not wait. As other programs share the mode of the
-        # open terminal, we open it once more, for us alone.
-        with contextlib.suppress(OSError):  # It is no terminal.
+        # If a terminal stops reading, log() must not wait. Other programs use the terminal, too, so
+        # we do not change its mode: we open it once more, and that replaces 2, the standard error.
+        with contextlib.suppress(OSError):  # Standard error is no terminal.
             os.dup2(os.open(os.ttyname(2), os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK), 2)
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("-b", "--bind", metavar="ADDRESS", default="127.0.0.1")
@@ -187,13 +187,13 @@ def main() -> None:
 def ask(name: str, default: Any, convert: Callable[[str], Any]) -> Any:
     """Ask for a value. Return convert(answer), or the default if the answer is blank, or missing.
 
-    While convert() raises ArgumentTypeError, ask again. Raises SystemExit if the input ends then.
+    While convert() raises ArgumentTypeError, ask again. Raises SystemExit if the input ends.
     """
     wrong = False
     while True:
         line = b""
-        with contextlib.suppress(OSError):  # A standard input that is closed has ended.
-            if os.isatty(0) and sys.stderr:  # It is None if it is closed.
+        with contextlib.suppress(OSError):  # A closed standard input has ended, too.
+            if os.isatty(0) and sys.stderr:  # Python sets it to None if it is closed.
                 print(f"{name} [{default}]: ", end="", file=sys.stderr, flush=True)
             # 0 is standard input. We read it byte by byte, because in client.py, what follows the
             # line on a pipe is for the server.
@@ -212,7 +212,7 @@ def ask(name: str, default: Any, convert: Callable[[str], Any]) -> Any:
 
 def port_number(text: str) -> int:
     """Return the port that text names. Raises ArgumentTypeError if it names none."""
-    # "²" is a digit, too, and int() refuses thousands of digits.
+    # isdigit() also accepts "²", and int() refuses thousands of digits.
     if not (text.isascii() and text.isdigit() and len(text) <= 5 and int(text) <= 65535):
         raise argparse.ArgumentTypeError(f"{text!a} is not a port (a number from 0 to 65535)")
     return int(text)
@@ -221,7 +221,7 @@ def port_number(text: str) -> int:
 def listen(family: int, address: Address) -> socket.socket:
     """Return a socket that listens at the address. Raises OSError."""
     listener = socket.socket(family)
-    if sys.platform != "win32":  # There, two servers could share a port.
+    if sys.platform != "win32":  # On Windows, this option would let two servers share a port.
         # We want to listen even if the port still has connections, perhaps in TIME_WAIT.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     # The connections inherit what follows (UNIX Network Programming, section 7.4).
@@ -248,9 +248,9 @@ def reason(error: BaseException) -> str:
 
 def log(text: str, stream: TextIO = sys.stderr) -> None:
     """Write a line to the stream. Drop it if that would fail, or would have to wait."""
-    with contextlib.suppress(OSError, AttributeError):  # The stream is None if it is closed.
+    with contextlib.suppress(OSError, AttributeError):  # A closed stream is None.
         descriptor = stream.fileno()
-        # If nobody reads a pipe, it is full at some time. (On Windows, select takes sockets only.)
+        # If nobody reads a pipe, it fills up. (On Windows, select takes sockets only.)
         if sys.platform == "win32" or select.select([], [descriptor], [], 0)[1]:
             os.write(descriptor, f"{text}\n".encode())
 
