@@ -167,7 +167,7 @@ class Traffic:
     def __init__(self) -> None:
         self.size = 0  # bytes
         self.whole_lines = 0
-        self.lines = 0  # with a last one that has no end
+        self.lines = 0  # counts a last line that has no end, too
 
     def add(self, data: bytes) -> None:
         """Count data, the next bytes."""

@@ -6,8 +6,6 @@ call waits until it can do its work, so the program reads like the conversation 
 
 What it costs: nobody else is served in the meantime, and nobody waits in a queue. While the server
 has a client it does not listen, so the kernel refuses all others at once.
-
-Servers 1 to 3 differ in the model alone, which comes first in each file.
 """
 
 import argparse
@@ -95,7 +93,7 @@ def retry(call: Callable[..., Any], *arguments: object) -> Any:
 
 # --- The conversation: one line in, one line out ------------------------------------------------
 #
-# It knows no socket: bytes come in, and bytes go out. So it is the same in servers 1 to 3.
+# It knows no socket: bytes come in, and bytes go out. So servers 1 to 3 are the same from here on.
 
 
 class Conversation:
@@ -163,8 +161,7 @@ def power(base: float, exponent: float) -> float:
         if (base.bit_length() - 1) * exponent > TOO_BIG.bit_length():
             raise OverflowError
         if -1 <= base <= 1:
-            # Only odd or even matters, and with an exponent of 1,000 digits ** takes long.
-            exponent = exponent % 2 or 2  # not 0: x**0 is 1
+            exponent = 2 + exponent % 2  # Only odd or even matters, and a huge one takes long.
     result: complex = base**exponent  # (-2)**0.5 is complex.
     if isinstance(result, complex):
         raise ValueError("the result is not a real number")

@@ -7,8 +7,6 @@ blocking calls of server1.py, so it still reads like the conversation that it ho
 What it costs: the memory of a thread for every client, and the time to switch between threads.
 Python runs one thread at a time (the global interpreter lock), so many threads compute no faster
 than one. But while some wait for their clients, another one computes.
-
-Servers 1 to 3 differ in the model alone, which comes first in each file.
 """
 
 import argparse
@@ -127,7 +125,7 @@ def refuse(sock: socket.socket, peer: Address) -> None:
 
 # --- The conversation: one line in, one line out ------------------------------------------------
 #
-# It knows no socket: bytes come in, and bytes go out. So it is the same in servers 1 to 3.
+# It knows no socket: bytes come in, and bytes go out. So servers 1 to 3 are the same from here on.
 
 
 class Conversation:
@@ -195,8 +193,7 @@ def power(base: float, exponent: float) -> float:
         if (base.bit_length() - 1) * exponent > TOO_BIG.bit_length():
             raise OverflowError
         if -1 <= base <= 1:
-            # Only odd or even matters, and with an exponent of 1,000 digits ** takes long.
-            exponent = exponent % 2 or 2  # not 0: x**0 is 1
+            exponent = 2 + exponent % 2  # Only odd or even matters, and a huge one takes long.
     result: complex = base**exponent  # (-2)**0.5 is complex.
     if isinstance(result, complex):
         raise ValueError("the result is not a real number")

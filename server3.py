@@ -7,8 +7,6 @@ lock, and a client costs little more than its socket.
 
 What it costs: while one client has its turn all others wait, so turns have to be short. And
 select looks at every descriptor (the number that the kernel gives to a socket) in every call.
-
-Servers 1 to 3 differ in the model alone, which comes first in each file.
 """
 
 import argparse
@@ -57,12 +55,12 @@ def serve(listener: socket.socket) -> None:
     clients: dict[int, Client] = {}  # by descriptor: select takes numbers faster than sockets
     reading = {listener_fd}  # the descriptors that we wait to read from
     writing: set[int] = set()  # the descriptors of the clients that we owe bytes
-    waiting = False  # whether the system lacks a descriptor or memory for another client
+    no_room = False  # whether the system lacks a descriptor or memory for another client
     while True:
-        # While we wait, we do not watch the listening socket: select would always return at once.
-        watched = reading - {listener_fd} if waiting else reading
+        # While there is no room, we do not watch the listener: select would always return at once.
+        watched = reading - {listener_fd} if no_room else reading
         try:
-            readable, writable, _ = select.select(watched, writing, [], PAUSE if waiting else None)
+            readable, writable, _ = select.select(watched, writing, [], PAUSE if no_room else None)
         except OSError:  # No memory is left; or there is nothing to watch, an error on Windows.
             time.sleep(PAUSE)
             readable, writable = [], []
@@ -70,23 +68,24 @@ def serve(listener: socket.socket) -> None:
             if descriptor == listener_fd:
                 continue  # It comes last: when 5 leaves, a new client may be 5, too.
             client = clients[descriptor]
-            connected = client.turn()
-            reading.discard(descriptor)
-            writing.discard(descriptor)
-            if not connected:
+            if not client.turn():
                 del clients[descriptor]
+                reading.discard(descriptor)
+                writing.discard(descriptor)
             elif client.owed:
+                reading.discard(descriptor)
                 writing.add(descriptor)
-            else:
+            elif descriptor in writing:
+                writing.remove(descriptor)
                 reading.add(descriptor)
-        if listener_fd in readable or waiting:
+        if listener_fd in readable or no_room:
             try:
                 accept_clients(listener, clients, reading)
-                waiting = False
+                no_room = False
             except (OSError, MemoryError) as error:
-                if not waiting:
+                if not no_room:
                     log(f"waiting: {reason(error)}")
-                waiting = True
+                no_room = True
 
 
 class Client:
@@ -153,7 +152,7 @@ def refuse(sock: socket.socket, peer: Address) -> None:
 
 # --- The conversation: one line in, one line out ------------------------------------------------
 #
-# It knows no socket: bytes come in, and bytes go out. So it is the same in servers 1 to 3.
+# It knows no socket: bytes come in, and bytes go out. So servers 1 to 3 are the same from here on.
 
 
 class Conversation:
@@ -221,8 +220,7 @@ def power(base: float, exponent: float) -> float:
         if (base.bit_length() - 1) * exponent > TOO_BIG.bit_length():
             raise OverflowError
         if -1 <= base <= 1:
-            # Only odd or even matters, and with an exponent of 1,000 digits ** takes long.
-            exponent = exponent % 2 or 2  # not 0: x**0 is 1
+            exponent = 2 + exponent % 2  # Only odd or even matters, and a huge one takes long.
     result: complex = base**exponent  # (-2)**0.5 is complex.
     if isinstance(result, complex):
         raise ValueError("the result is not a real number")

@@ -48,12 +48,12 @@ def serve(listener: socket.socket) -> None:
     clients: dict[int, Client] = {}  # by descriptor: select takes numbers faster than sockets
     reading = {listener_fd}  # the descriptors that we wait to read from
     writing: set[int] = set()  # the descriptors of the clients that we owe bytes
-    waiting = False  # whether the system lacks a descriptor or memory for another client
+    no_room = False  # whether the system lacks a descriptor or memory for another client
     while True:
-        # While we wait, we do not watch the listening socket: select would always return at once.
-        watched = reading - {listener_fd} if waiting else reading
+        # While there is no room, we do not watch the listener: select would always return at once.
+        watched = reading - {listener_fd} if no_room else reading
         try:
-            readable, writable, _ = select.select(watched, writing, [], PAUSE if waiting else None)
+            readable, writable, _ = select.select(watched, writing, [], PAUSE if no_room else None)
         except OSError:  # No memory is left; or there is nothing to watch, an error on Windows.
             time.sleep(PAUSE)
             readable, writable = [], []
@@ -61,23 +61,24 @@ def serve(listener: socket.socket) -> None:
             if descriptor == listener_fd:
                 continue  # It comes last: when 5 leaves, a new client may be 5, too.
             client = clients[descriptor]
-            connected = client.turn()
-            reading.discard(descriptor)
-            writing.discard(descriptor)
-            if not connected:
+            if not client.turn():
                 del clients[descriptor]
+                reading.discard(descriptor)
+                writing.discard(descriptor)
             elif client.owed:
+                reading.discard(descriptor)
                 writing.add(descriptor)
-            else:
+            elif descriptor in writing:
+                writing.remove(descriptor)
                 reading.add(descriptor)
-        if listener_fd in readable or waiting:
+        if listener_fd in readable or no_room:
             try:
                 accept_clients(listener, clients, reading)
-                waiting = False
+                no_room = False
             except (OSError, MemoryError) as error:
-                if not waiting:
+                if not no_room:
                     log(f"waiting: {reason(error)}")
-                waiting = True
+                no_room = True
 
 
 class Client:
