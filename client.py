@@ -2,8 +2,9 @@
 """The client of the four servers: send a line, show the reply, and repeat.
 
 At a terminal it reads a line, sends it, and waits for the reply. On a pipe it joins standard input
-and output to the server, byte for byte, and both ways at once. So there are two threads: if one
-sent everything first, a server that reads no more until we take its replies would wait for ever.
+and output to the server, byte for byte, and both ways at once. That takes two threads. One that
+sends everything before it reads can get stuck: a server that cannot send its replies stops reading,
+so the client waits for the server, and the server for the client.
 """
 
 import argparse
@@ -36,8 +37,8 @@ def main() -> None:
         sys.exit("client: standard input or standard output is closed")
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
     if not terminal:
-        # Ctrl-C kills the client, so that a script that runs it sees that it was interrupted. At a
-        # terminal, Ctrl-C is a KeyboardInterrupt, and just a way to leave.
+        # Ctrl-C ends the client as it ends any program, with status 130 in a shell. At a terminal
+        # it is a way to leave, with status 0: see KeyboardInterrupt below.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         host, port = options.host, options.port
@@ -117,7 +118,7 @@ def visible(reply: bytes) -> str:
     Its control characters are escaped: ESC, which could change the terminal, is shown as \\x1b.
     """
     text = reply.rstrip(b"\r\n").decode(errors="backslashreplace")
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)  # without its quotes
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 # --- On a pipe ----------------------------------------------------------------------------------
@@ -155,8 +156,9 @@ def relay(sock: socket.socket) -> None:
                 raise
     if not all_sent.is_set():
         raise ConnectionError("not all of the input was sent")
-    every_line_has_its_reply = received.whole_lines >= sent.lines  # servers 1 to 3
-    every_byte_is_back = received.size == sent.size  # server4
+    lines = sent.line_ends + sent.in_a_line  # The servers take a last line without end as a line.
+    every_line_has_its_reply = received.line_ends >= lines  # as from servers 1 to 3
+    every_byte_is_back = received.size == sent.size  # as from server4
     if not (every_line_has_its_reply or every_byte_is_back):
         raise ConnectionError("the server ended before it had replied to every line")
 
@@ -166,14 +168,14 @@ class Traffic:
 
     def __init__(self) -> None:
         self.size = 0  # bytes
-        self.whole_lines = 0
-        self.lines = 0  # counts a last line that has no end, too
+        self.line_ends = 0
+        self.in_a_line = False  # whether the last line has no end
 
     def add(self, data: bytes) -> None:
         """Count data, the next bytes."""
         self.size += len(data)
-        self.whole_lines += data.count(b"\n")
-        self.lines = self.whole_lines + (0 if data.endswith(b"\n") else 1)
+        self.line_ends += data.count(b"\n")
+        self.in_a_line = not data.endswith(b"\n")
 
 
 # --- The same as in the servers -----------------------------------------------------------------

@@ -145,8 +145,9 @@ def refuse(sock: socket.socket, peer: Address) -> None:
         sock.setblocking(False)
         sock.send(b"error: server full\n")
         sock.shutdown(socket.SHUT_WR)
-        # Read what has come: a close with unread bytes is a reset, and our words might get lost.
-        sock.recv(65536)  # raises BlockingIOError if nothing has come, which is an OSError
+        # If we closed the socket with unread input, the kernel would send a reset, and the client
+        # might not see our line. If there is no input, recv raises BlockingIOError, an OSError.
+        sock.recv(65536)
     log(f"{show(peer)} refused: server full")
 
 
@@ -169,6 +170,7 @@ class Conversation:
             if not newline:  # The line goes on.
                 return b""
             self.skipping = False
+        # The last of the pieces has no end yet. It is b"" if the data end with the end of a line.
         *lines, self.partial = (self.partial + data).split(b"\n")
         if len(self.partial) > MAX_LINE + 1:  # The last byte may be the CR before a LF to come.
             lines.append(self.partial)  # reply() gives the error, before the line ends.
@@ -205,10 +207,11 @@ def reply(line: bytes) -> bytes:
 # then operators, until it finds one that is below the precedence that it was asked for. That one
 # it leaves to its caller:
 #
-#   2-3*4 is 2-(3*4): expression(SUM) takes 2 and -, and expression(PRODUCT) takes 3*4.
-#   2-3-4 is (2-3)-4: expression(PRODUCT) takes only 3, and leaves the second - to expression(SUM).
-#   2**3**2 is 2**(3**2): the right operand of ** may contain **.
-#   -2**2 is -(2**2): the operand of a sign may contain **, and no other operator.
+#   2-3*4: expression(SUM) takes 2 and -, and expression(PRODUCT) takes the right operand, 3*4.
+#   2-3-4: expression(SUM) takes 2 and -, and expression(PRODUCT) takes only 3, because - is below
+#          PRODUCT. So expression(SUM) has the value of 2-3, and goes on with - and 4.
+#   2**3**2: the right operand of ** may contain **, so this is 2**(3**2).
+#   -2**2: the operand of a sign may contain **, and no other operator, so this is -(2**2).
 
 SUM, PRODUCT, POWER = 1, 2, 3
 
@@ -313,11 +316,7 @@ def syntax_error(wanted: str, token: str) -> ValueError:
 def main() -> None:
     """Read the command line, listen, say so, and serve until a signal ends the program."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it, whatever it waits for.
-    if sys.platform != "win32":
-        # If a terminal stops reading, log() must not wait. Other programs use the terminal, too, so
-        # we do not change its mode: we open it once more, and that replaces 2, the standard error.
-        with contextlib.suppress(OSError):  # Standard error is no terminal.
-            os.dup2(os.open(os.ttyname(2), os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK), 2)
+    reopen_terminal()
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("-b", "--bind", metavar="ADDRESS", default="127.0.0.1")
     parser.add_argument("port", metavar="PORT", nargs="?", type=port_number, help="0: any free one")
@@ -332,6 +331,18 @@ def main() -> None:
         serve(listener)
     except (OSError, ValueError) as error:  # ValueError: no host can have such a name.
         sys.exit(f"{NAME}: cannot listen on {show(address)}: {reason(error)}")
+
+
+def reopen_terminal() -> None:
+    """If standard error is a terminal, never wait for it: a frozen window would stop the server.
+
+    The program that started us uses the terminal too, and needs it to wait. So we do not change
+    that, but open the terminal a second time, and use that in the place of 2, our standard error.
+    """
+    if sys.platform != "win32":
+        with contextlib.suppress(OSError):  # Standard error is no terminal.
+            terminal = os.open(os.ttyname(2), os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
+            os.dup2(terminal, 2)
 
 
 def ask(name: str, default: Any, convert: Callable[[str], Any]) -> Any:
