@@ -2,9 +2,9 @@
 """The client of the four servers: send a line, show the reply, and repeat.
 
 At a terminal it reads a line, sends it, and waits for the reply. On a pipe it joins standard input
-and output to the server, byte for byte, and both ways at once. That takes two threads. One that
-sends everything before it reads can get stuck: a server that cannot send its replies stops reading,
-so the client waits for the server, and the server for the client.
+and output to the server, byte for byte, and both ways at once, with a thread for each. A client
+that sends everything before it reads can get stuck: a server that cannot send its replies stops
+reading, and then each waits for the other. Without HOST, the first two lines are host and port.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from typing import Any
 DEFAULT_HOST = "localhost"
 DEFAULT_PORT = 10000
 CHUNK = 65536  # bytes to move at a time, and the most that a reply at a terminal may have
+SERVER_FULL = b"error: server full\n"  # all that servers 2 to 4 send when they have no place
 END_KEY = "Ctrl-Z and Enter" if sys.platform == "win32" else "Ctrl-D"
 Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 
@@ -138,14 +139,16 @@ def relay(sock: socket.socket) -> None:
             while data := os.read(0, CHUNK):
                 sent.add(data)
                 sock.sendall(data)
-            all_sent.set()  # first: after the shutdown, relay() may see the server's end at once
+            all_sent.set()  # before the shutdown, because relay() looks when the server ends
         with contextlib.suppress(OSError):
             sock.shutdown(socket.SHUT_WR)
 
     # A daemon, because it may still wait for input when the server has ended.
     threading.Thread(target=upload, daemon=True).start()
+    refused = False
     while data := sock.recv(CHUNK):
         received.add(data)
+        refused = data == SERVER_FULL
         while data:
             try:
                 written = os.write(1, data)  # bytes, perhaps not all
@@ -154,12 +157,14 @@ def relay(sock: socket.socket) -> None:
                 if error.errno in (errno.EPIPE, errno.EINVAL):  # EINVAL on Windows
                     sys.exit(1)  # Nobody reads what we write any more: client.py ... | head
                 raise
+    if refused and received.size != sent.size:
+        raise ConnectionError("the server is full")
     if not all_sent.is_set():
         raise ConnectionError("not all of the input was sent")
-    lines = sent.line_ends + sent.in_a_line  # The servers take a last line without end as a line.
-    every_line_has_its_reply = received.line_ends >= lines  # as from servers 1 to 3
-    every_byte_is_back = received.size == sent.size  # as from server4
-    if not (every_line_has_its_reply or every_byte_is_back):
+    # We do not know which server it is. Servers 1 to 3 send a line for every line, also for a last
+    # line that has no end. server4 sends as many bytes as it gets.
+    lines = sent.line_ends + (1 if sent.in_a_line else 0)
+    if received.line_ends < lines and received.size != sent.size:
         raise ConnectionError("the server ended before it had replied to every line")
 
 
@@ -190,10 +195,10 @@ def ask(name: str, default: Any, convert: Callable[[str], Any]) -> Any:
     while True:
         line = b""
         with contextlib.suppress(OSError):  # A closed standard input has ended, too.
-            if os.isatty(0) and sys.stderr:  # Python sets it to None if it is closed.
+            if os.isatty(0) and sys.stderr:  # If it is closed, sys.stderr is None.
                 print(f"{name} [{default}]: ", end="", file=sys.stderr, flush=True)
-            # 0 is standard input. We read it byte by byte, because in client.py, what follows the
-            # line on a pipe is for the server.
+            # 0 is standard input. We read it byte by byte, and so no more than the line: in
+            # client.py, the rest of a pipe is for the server.
             while not line.endswith(b"\n") and (byte := os.read(0, 1)):
                 line += byte
         if wrong and not line:

@@ -4,8 +4,8 @@
 The model: wait for a client, answer its lines until it disconnects, wait for the next one. Every
 call waits until it can do its work, so the program reads like the conversation that it holds.
 
-What it costs: nobody else is served in the meantime, and nobody waits in a queue. While the server
-has a client it does not listen, so the kernel refuses all others at once.
+What it costs: nobody else is served in the meantime. While the server has a client it does not
+listen, so the kernel refuses all others at once, and none of them waits in a queue.
 """
 
 import argparse
@@ -24,16 +24,16 @@ from typing import Any, TextIO
 
 NAME = "server1"
 DEFAULT_PORT = 10000
-BACKLOG = 1024  # connections that the kernel keeps until we accept them
-CHUNK = 8192  # bytes to read at a time: more than in servers 2 and 3, because no other waits
+BACKLOG = 1024  # connections that the kernel keeps until we accept them, or stop listening
+CHUNK = 8192  # bytes to read at a time: many, because nobody else waits
 PAUSE = 0.01  # seconds until we try again when the system has run out of something
 MAX_LINE = 1024  # bytes, without the end of the line
 TOO_BIG = 10**1000  # the first integer of more than 1,000 digits
 TIMEOUTS = {  # to notice within two minutes that a client has vanished
     "TCP_KEEPIDLE": 60,  # seconds of silence until the kernel probes whether it is still there
     "TCP_KEEPALIVE": 60,  # the same, as macOS calls it
-    "TCP_KEEPINTVL": 5,  # seconds between probes, of which there are 8 to 10
-    "TCP_USER_TIMEOUT": 90_000,  # milliseconds that bytes may stay undelivered
+    "TCP_KEEPINTVL": 5,  # seconds between probes: the connection is lost after 8 to 10 of them
+    "TCP_USER_TIMEOUT": 90_000,  # milliseconds without an answer until Linux gives up, if earlier
 }
 Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 
@@ -46,12 +46,13 @@ def serve(listener: socket.socket) -> None:
     address = listener.getsockname()
     while True:
         sock, peer = retry(listener.accept)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # If close() fails, the socket is closed all the same.
             # The kernel refuses other clients from now on. It resets those that it has kept in the
             # backlog. The connection to our client is a socket of its own, and stays.
             listener.close()
         chat(sock, peer)
-        # Listen before this client sees the close, because it may connect again at once.
+        # Listen first, because a client that waits for our close may connect again at once. (One
+        # that closes first, and then connects at once, may be too early.)
         listener = retry(listen, listener.family, address)
         with contextlib.suppress(OSError):
             sock.close()
@@ -66,14 +67,14 @@ def chat(sock: socket.socket, peer: Address) -> None:
             sock.sendall(conversation.feed(data))
         sock.sendall(conversation.end())
         log(f"{show(peer)} disconnected")
-    except (OSError, MemoryError) as error:
+    except (OSError, MemoryError) as error:  # The connection is lost, or no memory is left.
         log(f"{show(peer)} disconnected: {reason(error)}")
 
 
 def retry(call: Callable[..., Any], *arguments: object) -> Any:
-    """Return call(*arguments). While the system has run out of something that it needs, wait.
+    """Return call(*arguments). If it fails, as without a free descriptor, wait and try again.
 
-    Raises OSError if the call is to listen, and another program keeps our port for a second.
+    Raises OSError only if another program has our port, and keeps it for a second.
     """
     waiting = False
     give_up = time.monotonic() + 1
@@ -110,7 +111,7 @@ class Conversation:
             if not newline:  # The line goes on.
                 return b""
             self.skipping = False
-        # The last of the pieces has no end yet. It is b"" if the data end with the end of a line.
+        # In b"1+1\n2+", the line is b"1+1", and the partial line is b"2+".
         *lines, self.partial = (self.partial + data).split(b"\n")
         if len(self.partial) > MAX_LINE + 1:  # The last byte may be the CR before a LF to come.
             lines.append(self.partial)  # reply() gives the error, before the line ends.
@@ -119,7 +120,7 @@ class Conversation:
         return b"".join(map(reply, lines))
 
     def end(self) -> bytes:
-        """Return the reply to a last line that has no end, if there is one."""
+        """Return the reply to a last line that has no end, as if it had one."""
         return self.feed(b"\n") if self.partial else b""
 
 
@@ -159,18 +160,19 @@ SUM, PRODUCT, POWER = 1, 2, 3
 def power(base: float, exponent: float) -> float:
     """Return base**exponent. Raises OverflowError before it computes an integer that is too big."""
     if isinstance(base, int) and isinstance(exponent, int) and exponent > 0:
-        # A number of n bits is at least 2**(n-1), so the result has at least this many bits.
+        # A base of n bits is at least 2**(n-1), so the result has more than (n-1)*exponent bits.
         if (base.bit_length() - 1) * exponent > TOO_BIG.bit_length():
             raise OverflowError
-        if -1 <= base <= 1:
-            exponent = 2 + exponent % 2  # Only odd or even matters, and a huge one takes long.
+        if -1 <= base <= 1:  # Only odd or even matters, and a huge exponent would take long.
+            exponent = 2 + exponent % 2  # 2 or 3, and not 0 or 1, because 0**0 is 1
     result: complex = base**exponent  # (-2)**0.5 is complex.
     if isinstance(result, complex):
         raise ValueError("the result is not a real number")
     return result
 
 
-# operator: its precedence, the lowest precedence inside its right operand, its function
+# operator: its precedence, the lowest precedence inside its right operand, its function. The second
+# is one higher if 2-3-4 is (2-3)-4, and the same if 2**3**2 is 2**(3**2).
 OPERATORS: dict[str, tuple[int, int, Callable[[Any, Any], Any]]] = {
     "+": (SUM, PRODUCT, operator.add),
     "-": (SUM, PRODUCT, operator.sub),
@@ -182,9 +184,10 @@ OPERATORS: dict[str, tuple[int, int, Callable[[Any, Any], Any]]] = {
 }
 SIGNS = {"+", "-"}
 NUMBER_STARTS = "0123456789."
-END = "the end of the line"  # stands after the tokens, and cannot be one: they have no spaces
+END = "the end of the line"  # stands after the tokens, and in messages
 # "2**.5+x" has the tokens "2", "**", ".5", "+" and "x". At each place the first of these matches:
-# a number, an operator (** is tried before *), a word, any other character but space and tab.
+# a number, an operator, a word, any other character but space and tab. The operators are in reverse
+# order, so that ** is tried before *.
 NUMBER = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
 SYMBOLS = "|".join(re.escape(symbol) for symbol in sorted(OPERATORS, reverse=True))
 TOKENS = re.compile(rf"{NUMBER}|{SYMBOLS}|\w+|[^ \t]")
@@ -200,7 +203,7 @@ def evaluate(text: str) -> float:
     value = expression(tokens, SUM)
     if tokens[-1] != END:
         raise syntax_error("operator", tokens[-1])
-    if not abs(value) < TOO_BIG:  # Infinity is not less, and neither is nan.
+    if not abs(value) < TOO_BIG:  # Every float is less, but for infinity and nan.
         raise OverflowError
     return value
 
@@ -236,7 +239,7 @@ def expression(tokens: list[str], lowest: int) -> float:
             break
         tokens.pop()
         value = function(value, expression(tokens, right_lowest))
-        if type(value) is int and abs(value) >= TOO_BIG:  # floats: see evaluate()
+        if type(value) is int and abs(value) >= TOO_BIG:  # Infinity may pass: 1/2e308 is 0.0.
             raise OverflowError
     return value
 
@@ -274,10 +277,11 @@ def main() -> None:
 
 
 def reopen_terminal() -> None:
-    """If standard error is a terminal, never wait for it: a frozen window would stop the server.
+    """If standard error is a terminal, let a write to it fail rather than wait.
 
-    The program that started us uses the terminal too, and needs it to wait. So we do not change
-    that, but open the terminal a second time, and use that in the place of 2, our standard error.
+    A terminal that nobody reads fills up. For select it is writable while a part of a line fits,
+    but to write the whole line would wait. O_NONBLOCK prevents that. Our standard error, 2, is also
+    that of the shell, which must not get O_NONBLOCK. So we open the terminal again, and use that.
     """
     if sys.platform != "win32":
         with contextlib.suppress(OSError):  # Standard error is no terminal.
@@ -294,10 +298,10 @@ def ask(name: str, default: Any, convert: Callable[[str], Any]) -> Any:
     while True:
         line = b""
         with contextlib.suppress(OSError):  # A closed standard input has ended, too.
-            if os.isatty(0) and sys.stderr:  # Python sets it to None if it is closed.
+            if os.isatty(0) and sys.stderr:  # If it is closed, sys.stderr is None.
                 print(f"{name} [{default}]: ", end="", file=sys.stderr, flush=True)
-            # 0 is standard input. We read it byte by byte, because in client.py, what follows the
-            # line on a pipe is for the server.
+            # 0 is standard input. We read it byte by byte, and so no more than the line: in
+            # client.py, the rest of a pipe is for the server.
             while not line.endswith(b"\n") and (byte := os.read(0, 1)):
                 line += byte
         if wrong and not line:

@@ -25,34 +25,32 @@ from typing import Any, TextIO
 
 NAME = "server2"
 DEFAULT_PORT = 10000
-BACKLOG = 1024  # connections that the kernel keeps until we accept them
+BACKLOG = 1024  # connections that the kernel keeps until we accept them, or stop listening
 MAX_CLIENTS = 1000
-CHUNK = 512  # bytes to read at a time: few, as 73 lines of 9**999 have replies of 70 KB
+CHUNK = 512  # bytes to read at a time: few, because others wait while we compute the replies
 PAUSE = 0.01  # seconds until we try again when the system has run out of something
 MAX_LINE = 1024  # bytes, without the end of the line
 TOO_BIG = 10**1000  # the first integer of more than 1,000 digits
 TIMEOUTS = {  # to notice within two minutes that a client has vanished
     "TCP_KEEPIDLE": 60,  # seconds of silence until the kernel probes whether it is still there
     "TCP_KEEPALIVE": 60,  # the same, as macOS calls it
-    "TCP_KEEPINTVL": 5,  # seconds between probes, of which there are 8 to 10
-    "TCP_USER_TIMEOUT": 90_000,  # milliseconds that bytes may stay undelivered
+    "TCP_KEEPINTVL": 5,  # seconds between probes: the connection is lost after 8 to 10 of them
+    "TCP_USER_TIMEOUT": 90_000,  # milliseconds without an answer until Linux gives up, if earlier
 }
 Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 
 
 # --- The model: every client in a thread of its own ---------------------------------------------
 #
-# The threads share nothing but the number of free places, so the replies are right without a lock.
-# The two locks are for new clients. Python runs one thread at a time. To start another one, the
-# accepting thread has to run several times, because start() waits until the new thread runs. If
-# hundreds of others want to compute, it waits for many of them each time, and a new client waits
-# for seconds. So they do not compete for the interpreter, but sleep until they have two locks:
+# The threads share nothing but the number of free places. The two locks are not for the replies,
+# but for new clients. Python runs one thread at a time. To start another one, the accepting thread
+# needs the interpreter several times, because start() waits until the new thread runs. If hundreds
+# of threads want to compute, it waits for many of them each time, and a new client for seconds.
 #
-#     A client's thread takes NEXT, then COMPUTING, and computes.
-#     The accepting thread takes COMPUTING, and starts a thread.
-#
-# Hundreds may wait for NEXT. But only the one that has it waits for COMPUTING, so the accepting
-# thread is at most one of two that wait, and has its turn soon.
+# So a thread that wants to compute, or to start another one, takes the lock COMPUTING first. While
+# it waits for that it sleeps, and does not want the interpreter. But with this lock alone, the
+# accepting thread would be one of hundreds that wait for it. So the clients' threads queue for
+# NEXT, and only the one that has it may wait for COMPUTING. The accepting thread skips the queue.
 
 PLACES = threading.Semaphore(MAX_CLIENTS)  # counts those that are free
 COMPUTING = threading.Lock()
@@ -71,7 +69,7 @@ def serve(listener: socket.socket) -> None:
 
 def admit(sock: socket.socket, peer: Address) -> None:
     """Start a thread for a client. Raises RuntimeError or MemoryError if the system has none."""
-    with COMPUTING:
+    with COMPUTING:  # A daemon thread ends with the program.
         threading.Thread(target=chat, args=(sock, peer), daemon=True).start()
 
 
@@ -88,7 +86,7 @@ def chat(sock: socket.socket, peer: Address) -> None:
             replies = conversation.end()
         sock.sendall(replies)
         log(f"{show(peer)} disconnected")
-    except (OSError, MemoryError) as error:
+    except (OSError, MemoryError) as error:  # The connection is lost, or no memory is left.
         log(f"{show(peer)} disconnected: {reason(error)}")
     finally:
         PLACES.release()  # before the client sees the close: it may connect again at once
@@ -97,7 +95,7 @@ def chat(sock: socket.socket, peer: Address) -> None:
 
 
 def retry(call: Callable[..., Any], *arguments: object) -> Any:
-    """Return call(*arguments). While the system has run out of something that it needs, wait."""
+    """Return call(*arguments). If it fails, as without a free descriptor, wait and try again."""
     waiting = False
     while True:
         try:
@@ -118,7 +116,7 @@ def refuse(sock: socket.socket, peer: Address) -> None:
         sock.send(b"error: server full\n")
         sock.shutdown(socket.SHUT_WR)
         # If we closed the socket with unread input, the kernel would send a reset, and the client
-        # might not see our line. If there is no input, recv raises BlockingIOError, an OSError.
+        # might not see our line. If there is none yet, recv raises BlockingIOError, an OSError.
         sock.recv(65536)
     log(f"{show(peer)} refused: server full")
 
@@ -142,7 +140,7 @@ class Conversation:
             if not newline:  # The line goes on.
                 return b""
             self.skipping = False
-        # The last of the pieces has no end yet. It is b"" if the data end with the end of a line.
+        # In b"1+1\n2+", the line is b"1+1", and the partial line is b"2+".
         *lines, self.partial = (self.partial + data).split(b"\n")
         if len(self.partial) > MAX_LINE + 1:  # The last byte may be the CR before a LF to come.
             lines.append(self.partial)  # reply() gives the error, before the line ends.
@@ -151,7 +149,7 @@ class Conversation:
         return b"".join(map(reply, lines))
 
     def end(self) -> bytes:
-        """Return the reply to a last line that has no end, if there is one."""
+        """Return the reply to a last line that has no end, as if it had one."""
         return self.feed(b"\n") if self.partial else b""
 
 
@@ -191,18 +189,19 @@ SUM, PRODUCT, POWER = 1, 2, 3
 def power(base: float, exponent: float) -> float:
     """Return base**exponent. Raises OverflowError before it computes an integer that is too big."""
     if isinstance(base, int) and isinstance(exponent, int) and exponent > 0:
-        # A number of n bits is at least 2**(n-1), so the result has at least this many bits.
+        # A base of n bits is at least 2**(n-1), so the result has more than (n-1)*exponent bits.
         if (base.bit_length() - 1) * exponent > TOO_BIG.bit_length():
             raise OverflowError
-        if -1 <= base <= 1:
-            exponent = 2 + exponent % 2  # Only odd or even matters, and a huge one takes long.
+        if -1 <= base <= 1:  # Only odd or even matters, and a huge exponent would take long.
+            exponent = 2 + exponent % 2  # 2 or 3, and not 0 or 1, because 0**0 is 1
     result: complex = base**exponent  # (-2)**0.5 is complex.
     if isinstance(result, complex):
         raise ValueError("the result is not a real number")
     return result
 
 
-# operator: its precedence, the lowest precedence inside its right operand, its function
+# operator: its precedence, the lowest precedence inside its right operand, its function. The second
+# is one higher if 2-3-4 is (2-3)-4, and the same if 2**3**2 is 2**(3**2).
 OPERATORS: dict[str, tuple[int, int, Callable[[Any, Any], Any]]] = {
     "+": (SUM, PRODUCT, operator.add),
     "-": (SUM, PRODUCT, operator.sub),
@@ -214,9 +213,10 @@ OPERATORS: dict[str, tuple[int, int, Callable[[Any, Any], Any]]] = {
 }
 SIGNS = {"+", "-"}
 NUMBER_STARTS = "0123456789."
-END = "the end of the line"  # stands after the tokens, and cannot be one: they have no spaces
+END = "the end of the line"  # stands after the tokens, and in messages
 # "2**.5+x" has the tokens "2", "**", ".5", "+" and "x". At each place the first of these matches:
-# a number, an operator (** is tried before *), a word, any other character but space and tab.
+# a number, an operator, a word, any other character but space and tab. The operators are in reverse
+# order, so that ** is tried before *.
 NUMBER = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
 SYMBOLS = "|".join(re.escape(symbol) for symbol in sorted(OPERATORS, reverse=True))
 TOKENS = re.compile(rf"{NUMBER}|{SYMBOLS}|\w+|[^ \t]")
@@ -232,7 +232,7 @@ def evaluate(text: str) -> float:
     value = expression(tokens, SUM)
     if tokens[-1] != END:
         raise syntax_error("operator", tokens[-1])
-    if not abs(value) < TOO_BIG:  # Infinity is not less, and neither is nan.
+    if not abs(value) < TOO_BIG:  # Every float is less, but for infinity and nan.
         raise OverflowError
     return value
 
@@ -268,7 +268,7 @@ def expression(tokens: list[str], lowest: int) -> float:
             break
         tokens.pop()
         value = function(value, expression(tokens, right_lowest))
-        if type(value) is int and abs(value) >= TOO_BIG:  # floats: see evaluate()
+        if type(value) is int and abs(value) >= TOO_BIG:  # Infinity may pass: 1/2e308 is 0.0.
             raise OverflowError
     return value
 
@@ -306,10 +306,11 @@ def main() -> None:
 
 
 def reopen_terminal() -> None:
-    """If standard error is a terminal, never wait for it: a frozen window would stop the server.
+    """If standard error is a terminal, let a write to it fail rather than wait.
 
-    The program that started us uses the terminal too, and needs it to wait. So we do not change
-    that, but open the terminal a second time, and use that in the place of 2, our standard error.
+    A terminal that nobody reads fills up. For select it is writable while a part of a line fits,
+    but to write the whole line would wait. O_NONBLOCK prevents that. Our standard error, 2, is also
+    that of the shell, which must not get O_NONBLOCK. So we open the terminal again, and use that.
     """
     if sys.platform != "win32":
         with contextlib.suppress(OSError):  # Standard error is no terminal.
@@ -326,10 +327,10 @@ def ask(name: str, default: Any, convert: Callable[[str], Any]) -> Any:
     while True:
         line = b""
         with contextlib.suppress(OSError):  # A closed standard input has ended, too.
-            if os.isatty(0) and sys.stderr:  # Python sets it to None if it is closed.
+            if os.isatty(0) and sys.stderr:  # If it is closed, sys.stderr is None.
                 print(f"{name} [{default}]: ", end="", file=sys.stderr, flush=True)
-            # 0 is standard input. We read it byte by byte, because in client.py, what follows the
-            # line on a pipe is for the server.
+            # 0 is standard input. We read it byte by byte, and so no more than the line: in
+            # client.py, the rest of a pipe is for the server.
             while not line.endswith(b"\n") and (byte := os.read(0, 1)):
                 line += byte
         if wrong and not line:

@@ -24,19 +24,19 @@ from typing import Any, TextIO
 
 NAME = "server3"
 DEFAULT_PORT = 10000
-BACKLOG = 1024  # connections that the kernel keeps until we accept them
+BACKLOG = 1024  # connections that the kernel keeps until we accept them, or stop listening
 MAX_CLIENTS = 511 if sys.platform == "win32" else 1000  # On Windows, select takes 512 sockets.
 MAX_DESCRIPTOR = 1023  # the highest that select can watch on other systems
 GROUP = 64  # clients to accept in a row, before the others get their turn
-CHUNK = 512  # bytes to read at a time: few, as 73 lines of 9**999 have replies of 70 KB
+CHUNK = 512  # bytes to read at a time: few, because others wait while we compute the replies
 PAUSE = 0.01  # seconds until we try again when the system has run out of something
 MAX_LINE = 1024  # bytes, without the end of the line
 TOO_BIG = 10**1000  # the first integer of more than 1,000 digits
 TIMEOUTS = {  # to notice within two minutes that a client has vanished
     "TCP_KEEPIDLE": 60,  # seconds of silence until the kernel probes whether it is still there
     "TCP_KEEPALIVE": 60,  # the same, as macOS calls it
-    "TCP_KEEPINTVL": 5,  # seconds between probes, of which there are 8 to 10
-    "TCP_USER_TIMEOUT": 90_000,  # milliseconds that bytes may stay undelivered
+    "TCP_KEEPINTVL": 5,  # seconds between probes: the connection is lost after 8 to 10 of them
+    "TCP_USER_TIMEOUT": 90_000,  # milliseconds without an answer until Linux gives up, if earlier
 }
 Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 
@@ -61,12 +61,12 @@ def serve(listener: socket.socket) -> None:
         watched = reading - {listener_fd} if no_room else reading
         try:
             readable, writable, _ = select.select(watched, writing, [], PAUSE if no_room else None)
-        except OSError:  # No memory is left; or there is nothing to watch, an error on Windows.
+        except OSError:  # No memory is left. On Windows, also: there is nothing to watch.
             time.sleep(PAUSE)
             readable, writable = [], []
         for descriptor in readable + writable:  # No descriptor is in both lists.
             if descriptor == listener_fd:
-                continue  # It comes last: when 5 leaves, a new client may be 5, too.
+                continue  # It comes last, because clients that leave make room for new ones.
             client = clients[descriptor]
             if not client.turn():
                 del clients[descriptor]
@@ -92,6 +92,7 @@ class Client:
     """A client: its socket, its address, its conversation, and the bytes that we owe it."""
 
     def __init__(self, sock: socket.socket, peer: Address) -> None:
+        sock.setblocking(False)
         self.sock = sock
         self.peer = peer
         self.conversation = Conversation()
@@ -101,6 +102,7 @@ class Client:
 
     def turn(self) -> bool:
         """Read and reply, or send more of what we owe. Return whether it is still connected."""
+        lost = ""
         try:
             if not self.owed:
                 data = self.sock.recv(CHUNK)
@@ -109,16 +111,17 @@ class Client:
             if self.owed:
                 sent = self.sock.send(self.owed)  # bytes that the kernel took, perhaps not all
                 self.owed = self.owed[sent:]
-            if self.owed or not self.finished:  # There is more to send, or perhaps to read.
-                return True
-            log(f"{show(self.peer)} disconnected")
-        except BlockingIOError:  # The kernel's buffer is full; or select was mistaken.
-            return True
-        except (OSError, MemoryError) as error:
-            log(f"{show(self.peer)} disconnected: {reason(error)}")
-        with contextlib.suppress(OSError):
-            self.sock.close()  # It has disconnected, or is lost.
-        return False
+            connected = bool(self.owed) or not self.finished
+        except BlockingIOError:  # Nothing to read, or no room to write: see BUGS in select(2).
+            connected = True
+        except (OSError, MemoryError) as error:  # The connection is lost, or no memory is left.
+            connected = False
+            lost = f": {reason(error)}"
+        if not connected:
+            log(f"{show(self.peer)} disconnected{lost}")
+            with contextlib.suppress(OSError):  # If close() fails, it is closed all the same.
+                self.sock.close()
+        return connected
 
 
 def accept_clients(listener: socket.socket, clients: dict[int, Client], reading: set[int]) -> None:
@@ -126,7 +129,6 @@ def accept_clients(listener: socket.socket, clients: dict[int, Client], reading:
     for _ in range(GROUP):
         try:
             sock, peer = listener.accept()
-            sock.setblocking(False)
         except BlockingIOError:  # No more clients wait.
             return
         except ConnectionError:  # It disconnected before we could accept it.
@@ -146,7 +148,7 @@ def refuse(sock: socket.socket, peer: Address) -> None:
         sock.send(b"error: server full\n")
         sock.shutdown(socket.SHUT_WR)
         # If we closed the socket with unread input, the kernel would send a reset, and the client
-        # might not see our line. If there is no input, recv raises BlockingIOError, an OSError.
+        # might not see our line. If there is none yet, recv raises BlockingIOError, an OSError.
         sock.recv(65536)
     log(f"{show(peer)} refused: server full")
 
@@ -170,7 +172,7 @@ class Conversation:
             if not newline:  # The line goes on.
                 return b""
             self.skipping = False
-        # The last of the pieces has no end yet. It is b"" if the data end with the end of a line.
+        # In b"1+1\n2+", the line is b"1+1", and the partial line is b"2+".
         *lines, self.partial = (self.partial + data).split(b"\n")
         if len(self.partial) > MAX_LINE + 1:  # The last byte may be the CR before a LF to come.
             lines.append(self.partial)  # reply() gives the error, before the line ends.
@@ -179,7 +181,7 @@ class Conversation:
         return b"".join(map(reply, lines))
 
     def end(self) -> bytes:
-        """Return the reply to a last line that has no end, if there is one."""
+        """Return the reply to a last line that has no end, as if it had one."""
         return self.feed(b"\n") if self.partial else b""
 
 
@@ -219,18 +221,19 @@ SUM, PRODUCT, POWER = 1, 2, 3
 def power(base: float, exponent: float) -> float:
     """Return base**exponent. Raises OverflowError before it computes an integer that is too big."""
     if isinstance(base, int) and isinstance(exponent, int) and exponent > 0:
-        # A number of n bits is at least 2**(n-1), so the result has at least this many bits.
+        # A base of n bits is at least 2**(n-1), so the result has more than (n-1)*exponent bits.
         if (base.bit_length() - 1) * exponent > TOO_BIG.bit_length():
             raise OverflowError
-        if -1 <= base <= 1:
-            exponent = 2 + exponent % 2  # Only odd or even matters, and a huge one takes long.
+        if -1 <= base <= 1:  # Only odd or even matters, and a huge exponent would take long.
+            exponent = 2 + exponent % 2  # 2 or 3, and not 0 or 1, because 0**0 is 1
     result: complex = base**exponent  # (-2)**0.5 is complex.
     if isinstance(result, complex):
         raise ValueError("the result is not a real number")
     return result
 
 
-# operator: its precedence, the lowest precedence inside its right operand, its function
+# operator: its precedence, the lowest precedence inside its right operand, its function. The second
+# is one higher if 2-3-4 is (2-3)-4, and the same if 2**3**2 is 2**(3**2).
 OPERATORS: dict[str, tuple[int, int, Callable[[Any, Any], Any]]] = {
     "+": (SUM, PRODUCT, operator.add),
     "-": (SUM, PRODUCT, operator.sub),
@@ -242,9 +245,10 @@ OPERATORS: dict[str, tuple[int, int, Callable[[Any, Any], Any]]] = {
 }
 SIGNS = {"+", "-"}
 NUMBER_STARTS = "0123456789."
-END = "the end of the line"  # stands after the tokens, and cannot be one: they have no spaces
+END = "the end of the line"  # stands after the tokens, and in messages
 # "2**.5+x" has the tokens "2", "**", ".5", "+" and "x". At each place the first of these matches:
-# a number, an operator (** is tried before *), a word, any other character but space and tab.
+# a number, an operator, a word, any other character but space and tab. The operators are in reverse
+# order, so that ** is tried before *.
 NUMBER = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
 SYMBOLS = "|".join(re.escape(symbol) for symbol in sorted(OPERATORS, reverse=True))
 TOKENS = re.compile(rf"{NUMBER}|{SYMBOLS}|\w+|[^ \t]")
@@ -260,7 +264,7 @@ def evaluate(text: str) -> float:
     value = expression(tokens, SUM)
     if tokens[-1] != END:
         raise syntax_error("operator", tokens[-1])
-    if not abs(value) < TOO_BIG:  # Infinity is not less, and neither is nan.
+    if not abs(value) < TOO_BIG:  # Every float is less, but for infinity and nan.
         raise OverflowError
     return value
 
@@ -296,7 +300,7 @@ def expression(tokens: list[str], lowest: int) -> float:
             break
         tokens.pop()
         value = function(value, expression(tokens, right_lowest))
-        if type(value) is int and abs(value) >= TOO_BIG:  # floats: see evaluate()
+        if type(value) is int and abs(value) >= TOO_BIG:  # Infinity may pass: 1/2e308 is 0.0.
             raise OverflowError
     return value
 
@@ -334,10 +338,11 @@ def main() -> None:
 
 
 def reopen_terminal() -> None:
-    """If standard error is a terminal, never wait for it: a frozen window would stop the server.
+    """If standard error is a terminal, let a write to it fail rather than wait.
 
-    The program that started us uses the terminal too, and needs it to wait. So we do not change
-    that, but open the terminal a second time, and use that in the place of 2, our standard error.
+    A terminal that nobody reads fills up. For select it is writable while a part of a line fits,
+    but to write the whole line would wait. O_NONBLOCK prevents that. Our standard error, 2, is also
+    that of the shell, which must not get O_NONBLOCK. So we open the terminal again, and use that.
     """
     if sys.platform != "win32":
         with contextlib.suppress(OSError):  # Standard error is no terminal.
@@ -354,10 +359,10 @@ def ask(name: str, default: Any, convert: Callable[[str], Any]) -> Any:
     while True:
         line = b""
         with contextlib.suppress(OSError):  # A closed standard input has ended, too.
-            if os.isatty(0) and sys.stderr:  # Python sets it to None if it is closed.
+            if os.isatty(0) and sys.stderr:  # If it is closed, sys.stderr is None.
                 print(f"{name} [{default}]: ", end="", file=sys.stderr, flush=True)
-            # 0 is standard input. We read it byte by byte, because in client.py, what follows the
-            # line on a pipe is for the server.
+            # 0 is standard input. We read it byte by byte, and so no more than the line: in
+            # client.py, the rest of a pipe is for the server.
             while not line.endswith(b"\n") and (byte := os.read(0, 1)):
                 line += byte
         if wrong and not line:

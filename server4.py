@@ -19,7 +19,7 @@ from typing import Any, TextIO
 
 NAME = "server4"
 DEFAULT_PORT = 10000
-BACKLOG = 1024  # connections that the kernel keeps until we accept them
+BACKLOG = 1024  # connections that the kernel keeps until we accept them, or stop listening
 MAX_CLIENTS = 511 if sys.platform == "win32" else 1000  # On Windows, select takes 512 sockets.
 MAX_DESCRIPTOR = 1023  # the highest that select can watch on other systems
 GROUP = 64  # clients to accept in a row, before the others get their turn
@@ -28,8 +28,8 @@ PAUSE = 0.01  # seconds until we try again when the system has run out of someth
 TIMEOUTS = {  # to notice within two minutes that a client has vanished
     "TCP_KEEPIDLE": 60,  # seconds of silence until the kernel probes whether it is still there
     "TCP_KEEPALIVE": 60,  # the same, as macOS calls it
-    "TCP_KEEPINTVL": 5,  # seconds between probes, of which there are 8 to 10
-    "TCP_USER_TIMEOUT": 90_000,  # milliseconds that bytes may stay undelivered
+    "TCP_KEEPINTVL": 5,  # seconds between probes: the connection is lost after 8 to 10 of them
+    "TCP_USER_TIMEOUT": 90_000,  # milliseconds without an answer until Linux gives up, if earlier
 }
 Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 
@@ -54,12 +54,12 @@ def serve(listener: socket.socket) -> None:
         watched = reading - {listener_fd} if no_room else reading
         try:
             readable, writable, _ = select.select(watched, writing, [], PAUSE if no_room else None)
-        except OSError:  # No memory is left; or there is nothing to watch, an error on Windows.
+        except OSError:  # No memory is left. On Windows, also: there is nothing to watch.
             time.sleep(PAUSE)
             readable, writable = [], []
         for descriptor in readable + writable:  # No descriptor is in both lists.
             if descriptor == listener_fd:
-                continue  # It comes last: when 5 leaves, a new client may be 5, too.
+                continue  # It comes last, because clients that leave make room for new ones.
             client = clients[descriptor]
             if not client.turn():
                 del clients[descriptor]
@@ -85,6 +85,7 @@ class Client:
     """A client: its socket, its address, its conversation, and the bytes that we owe it."""
 
     def __init__(self, sock: socket.socket, peer: Address) -> None:
+        sock.setblocking(False)
         self.sock = sock
         self.peer = peer
         self.conversation = Conversation()
@@ -94,6 +95,7 @@ class Client:
 
     def turn(self) -> bool:
         """Read and reply, or send more of what we owe. Return whether it is still connected."""
+        lost = ""
         try:
             if not self.owed:
                 data = self.sock.recv(CHUNK)
@@ -102,16 +104,17 @@ class Client:
             if self.owed:
                 sent = self.sock.send(self.owed)  # bytes that the kernel took, perhaps not all
                 self.owed = self.owed[sent:]
-            if self.owed or not self.finished:  # There is more to send, or perhaps to read.
-                return True
-            log(f"{show(self.peer)} disconnected")
-        except BlockingIOError:  # The kernel's buffer is full; or select was mistaken.
-            return True
-        except (OSError, MemoryError) as error:
-            log(f"{show(self.peer)} disconnected: {reason(error)}")
-        with contextlib.suppress(OSError):
-            self.sock.close()  # It has disconnected, or is lost.
-        return False
+            connected = bool(self.owed) or not self.finished
+        except BlockingIOError:  # Nothing to read, or no room to write: see BUGS in select(2).
+            connected = True
+        except (OSError, MemoryError) as error:  # The connection is lost, or no memory is left.
+            connected = False
+            lost = f": {reason(error)}"
+        if not connected:
+            log(f"{show(self.peer)} disconnected{lost}")
+            with contextlib.suppress(OSError):  # If close() fails, it is closed all the same.
+                self.sock.close()
+        return connected
 
 
 def accept_clients(listener: socket.socket, clients: dict[int, Client], reading: set[int]) -> None:
@@ -119,7 +122,6 @@ def accept_clients(listener: socket.socket, clients: dict[int, Client], reading:
     for _ in range(GROUP):
         try:
             sock, peer = listener.accept()
-            sock.setblocking(False)
         except BlockingIOError:  # No more clients wait.
             return
         except ConnectionError:  # It disconnected before we could accept it.
@@ -139,7 +141,7 @@ def refuse(sock: socket.socket, peer: Address) -> None:
         sock.send(b"error: server full\n")
         sock.shutdown(socket.SHUT_WR)
         # If we closed the socket with unread input, the kernel would send a reset, and the client
-        # might not see our line. If there is no input, recv raises BlockingIOError, an OSError.
+        # might not see our line. If there is none yet, recv raises BlockingIOError, an OSError.
         sock.recv(65536)
     log(f"{show(peer)} refused: server full")
 
@@ -148,7 +150,7 @@ def refuse(sock: socket.socket, peer: Address) -> None:
 
 
 class Conversation:
-    """An echo: what a client says is also the reply."""
+    """An echo, with the methods of server3.py: what a client says is also the reply."""
 
     def feed(self, data: bytes) -> bytes:
         """Return what to send back for data, the next bytes from the client: the same."""
@@ -183,10 +185,11 @@ def main() -> None:
 
 
 def reopen_terminal() -> None:
-    """If standard error is a terminal, never wait for it: a frozen window would stop the server.
+    """If standard error is a terminal, let a write to it fail rather than wait.
 
-    The program that started us uses the terminal too, and needs it to wait. So we do not change
-    that, but open the terminal a second time, and use that in the place of 2, our standard error.
+    A terminal that nobody reads fills up. For select it is writable while a part of a line fits,
+    but to write the whole line would wait. O_NONBLOCK prevents that. Our standard error, 2, is also
+    that of the shell, which must not get O_NONBLOCK. So we open the terminal again, and use that.
     """
     if sys.platform != "win32":
         with contextlib.suppress(OSError):  # Standard error is no terminal.
@@ -203,10 +206,10 @@ def ask(name: str, default: Any, convert: Callable[[str], Any]) -> Any:
     while True:
         line = b""
         with contextlib.suppress(OSError):  # A closed standard input has ended, too.
-            if os.isatty(0) and sys.stderr:  # Python sets it to None if it is closed.
+            if os.isatty(0) and sys.stderr:  # If it is closed, sys.stderr is None.
                 print(f"{name} [{default}]: ", end="", file=sys.stderr, flush=True)
-            # 0 is standard input. We read it byte by byte, because in client.py, what follows the
-            # line on a pipe is for the server.
+            # 0 is standard input. We read it byte by byte, and so no more than the line: in
+            # client.py, the rest of a pipe is for the server.
             while not line.endswith(b"\n") and (byte := os.read(0, 1)):
                 line += byte
         if wrong and not line:

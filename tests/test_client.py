@@ -299,12 +299,14 @@ def test_server_closes(said, reset):
         (b"1+1\n20*3", b"2\n6"),
         (b"20*3", b"6"),
         (b"echo\nthis", b"echo\nthi"),
+        (b"1+1\n", b"error: server full\n"),
+        (b"", b"error: server full\n"),
     ],
 )
 def test_server_ends_before_all_replies(lines, replies):
     """The client sends everything, but a server ends early: what it sent, one line, status 1.
 
-    A last line that has no end needs a reply too, and half a reply is none.
+    A last line that has no end needs a reply too, half a reply is none, and neither is a refusal.
     """
     with bad_server() as listener, start(HERE, port_of(listener)) as client:
         with accept(listener) as sock:
@@ -315,6 +317,13 @@ def test_server_ends_before_all_replies(lines, replies):
         assert client.wait(WAIT) == 1
         assert client.stdout.read() == replies
         assert is_one_line(client.stderr.read().decode(), "connection lost")
+
+
+def test_echo_of_a_refusal():
+    """What looks like a refusal is none if server4 sends it back."""
+    with Server("server4") as server:
+        done = run("client", HERE, str(server.port), input=b"error: server full\n")
+        assert done == (0, b"error: server full\n", "")
 
 
 @posix

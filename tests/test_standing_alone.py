@@ -46,6 +46,8 @@ def parts(name):
             first = min([first, *(decorator.lineno for decorator in node.decorator_list)])
         elif isinstance(node, ast.Assign):
             names = [target.id for target in node.targets if isinstance(target, ast.Name)]
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            names = [node.target.id]
         else:
             continue
         found.update(dict.fromkeys(names, "\n".join(lines[first - 1 : node.end_lineno])))
