@@ -23,7 +23,7 @@ from typing import Any
 DEFAULT_HOST = "localhost"
 DEFAULT_PORT = 10000
 CHUNK = 65536  # bytes to move at a time, and the most that a reply at a terminal may have
-SERVER_FULL = b"error: server full\n"  # all that servers 2 to 4 send when they have no place
+SERVER_FULL = b"error: server full\n"  # all that servers 2 to 4 send if they have no place for us
 END_KEY = "Ctrl-Z and Enter" if sys.platform == "win32" else "Ctrl-D"
 Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 
@@ -139,16 +139,14 @@ def relay(sock: socket.socket) -> None:
             while data := os.read(0, CHUNK):
                 sent.add(data)
                 sock.sendall(data)
-            all_sent.set()  # before the shutdown, because relay() looks when the server ends
+            all_sent.set()  # before the shutdown: it ends the server, and relay() looks at this
         with contextlib.suppress(OSError):
             sock.shutdown(socket.SHUT_WR)
 
     # A daemon, because it may still wait for input when the server has ended.
     threading.Thread(target=upload, daemon=True).start()
-    refused = False
     while data := sock.recv(CHUNK):
         received.add(data)
-        refused = data == SERVER_FULL
         while data:
             try:
                 written = os.write(1, data)  # bytes, perhaps not all
@@ -157,13 +155,15 @@ def relay(sock: socket.socket) -> None:
                 if error.errno in (errno.EPIPE, errno.EINVAL):  # EINVAL on Windows
                     sys.exit(1)  # Nobody reads what we write any more: client.py ... | head
                 raise
-    if refused and received.size != sent.size:
+    if received.last == SERVER_FULL and sent.last != SERVER_FULL:
         raise ConnectionError("the server is full")
     if not all_sent.is_set():
         raise ConnectionError("not all of the input was sent")
-    # We do not know which server it is. Servers 1 to 3 send a line for every line, also for a last
-    # line that has no end. server4 sends as many bytes as it gets.
-    lines = sent.line_ends + (1 if sent.in_a_line else 0)
+    lines = sent.line_ends
+    if sent.size and not sent.last.endswith(b"\n"):
+        lines += 1  # The last line has no end, but gets a reply, too.
+    # We do not know which server it is. Servers 1 to 3 send a line for every line, and server4
+    # sends as many bytes as it gets.
     if received.line_ends < lines and received.size != sent.size:
         raise ConnectionError("the server ended before it had replied to every line")
 
@@ -174,13 +174,13 @@ class Traffic:
     def __init__(self) -> None:
         self.size = 0  # bytes
         self.line_ends = 0
-        self.in_a_line = False  # whether the last line has no end
+        self.last = b""  # the bytes that passed last
 
     def add(self, data: bytes) -> None:
         """Count data, the next bytes."""
         self.size += len(data)
         self.line_ends += data.count(b"\n")
-        self.in_a_line = not data.endswith(b"\n")
+        self.last = data
 
 
 # --- The same as in the servers -----------------------------------------------------------------

@@ -32,8 +32,8 @@ TOO_BIG = 10**1000  # the first integer of more than 1,000 digits
 TIMEOUTS = {  # to notice within two minutes that a client has vanished
     "TCP_KEEPIDLE": 60,  # seconds of silence until the kernel probes whether it is still there
     "TCP_KEEPALIVE": 60,  # the same, as macOS calls it
-    "TCP_KEEPINTVL": 5,  # seconds between probes: the connection is lost after 8 to 10 of them
-    "TCP_USER_TIMEOUT": 90_000,  # milliseconds without an answer until Linux gives up, if earlier
+    "TCP_KEEPINTVL": 5,  # seconds between probes; systems give up after 8 to 10 of them
+    "TCP_USER_TIMEOUT": 90_000,  # milliseconds without an answer until Linux gives up
 }
 Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 
@@ -51,8 +51,8 @@ def serve(listener: socket.socket) -> None:
             # backlog. The connection to our client is a socket of its own, and stays.
             listener.close()
         chat(sock, peer)
-        # Listen first, because a client that waits for our close may connect again at once. (One
-        # that closes first, and then connects at once, may be too early.)
+        # Listen first, because a client that waits for our close may connect again at once. (If
+        # it closes first, and connects at once, it may be refused, as we do not listen yet.)
         listener = retry(listen, listener.family, address)
         with contextlib.suppress(OSError):
             sock.close()
@@ -172,7 +172,7 @@ def power(base: float, exponent: float) -> float:
 
 
 # operator: its precedence, the lowest precedence inside its right operand, its function. The second
-# is one higher if 2-3-4 is (2-3)-4, and the same if 2**3**2 is 2**(3**2).
+# is one higher than the first where 2-3-4 is (2-3)-4, and the same where 2**3**2 is 2**(3**2).
 OPERATORS: dict[str, tuple[int, int, Callable[[Any, Any], Any]]] = {
     "+": (SUM, PRODUCT, operator.add),
     "-": (SUM, PRODUCT, operator.sub),
@@ -184,7 +184,7 @@ OPERATORS: dict[str, tuple[int, int, Callable[[Any, Any], Any]]] = {
 }
 SIGNS = {"+", "-"}
 NUMBER_STARTS = "0123456789."
-END = "the end of the line"  # stands after the tokens, and in messages
+END = "the end of the line"  # stands after the tokens, so one is always next; and in messages
 # "2**.5+x" has the tokens "2", "**", ".5", "+" and "x". At each place the first of these matches:
 # a number, an operator, a word, any other character but space and tab. The operators are in reverse
 # order, so that ** is tried before *.
@@ -287,6 +287,7 @@ def reopen_terminal() -> None:
         with contextlib.suppress(OSError):  # Standard error is no terminal.
             terminal = os.open(os.ttyname(2), os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
             os.dup2(terminal, 2)
+            os.close(terminal)
 
 
 def ask(name: str, default: Any, convert: Callable[[str], Any]) -> Any:
@@ -355,7 +356,8 @@ def log(text: str, stream: TextIO = sys.stderr) -> None:
     """Write a line to the stream. Drop it if that would fail, or would have to wait."""
     with contextlib.suppress(OSError, AttributeError):  # A closed stream is None.
         descriptor = stream.fileno()
-        # If nobody reads a pipe, it fills up. (On Windows, select takes sockets only.)
+        # A pipe that nobody reads fills up, and is then not in [1], the list of what is writable.
+        # (On Windows, select takes sockets only.)
         if sys.platform == "win32" or select.select([], [descriptor], [], 0)[1]:
             os.write(descriptor, f"{text}\n".encode())
 

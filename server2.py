@@ -34,8 +34,8 @@ TOO_BIG = 10**1000  # the first integer of more than 1,000 digits
 TIMEOUTS = {  # to notice within two minutes that a client has vanished
     "TCP_KEEPIDLE": 60,  # seconds of silence until the kernel probes whether it is still there
     "TCP_KEEPALIVE": 60,  # the same, as macOS calls it
-    "TCP_KEEPINTVL": 5,  # seconds between probes: the connection is lost after 8 to 10 of them
-    "TCP_USER_TIMEOUT": 90_000,  # milliseconds without an answer until Linux gives up, if earlier
+    "TCP_KEEPINTVL": 5,  # seconds between probes; systems give up after 8 to 10 of them
+    "TCP_USER_TIMEOUT": 90_000,  # milliseconds without an answer until Linux gives up
 }
 Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 
@@ -48,13 +48,15 @@ Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 # of threads want to compute, it waits for many of them each time, and a new client for seconds.
 #
 # So a thread that wants to compute, or to start another one, takes the lock COMPUTING first. While
-# it waits for that it sleeps, and does not want the interpreter. But with this lock alone, the
-# accepting thread would be one of hundreds that wait for it. So the clients' threads queue for
-# NEXT, and only the one that has it may wait for COMPUTING. The accepting thread skips the queue.
+# it waits for that, it sleeps, and does not want the interpreter. (To return from recv or send, a
+# thread wants it only for an instant.) But with this lock alone, the accepting thread would be one
+# of hundreds that wait for it. So the clients' threads first compete for ONE_CLIENT among
+# themselves. The winner keeps it until it has computed, and only the winner competes with the
+# accepting thread, which therefore waits for at most one other.
 
 PLACES = threading.Semaphore(MAX_CLIENTS)  # counts those that are free
-COMPUTING = threading.Lock()
-NEXT = threading.Lock()
+COMPUTING = threading.Lock()  # held by the thread that computes, or starts another one
+ONE_CLIENT = threading.Lock()  # held by the one client's thread that computes, or is next
 
 
 def serve(listener: socket.socket) -> None:
@@ -79,10 +81,10 @@ def chat(sock: socket.socket, peer: Address) -> None:
         log(f"{show(peer)} connected")
         conversation = Conversation()
         while data := sock.recv(CHUNK):  # b"" means that the client has closed its sending side.
-            with NEXT, COMPUTING:
+            with ONE_CLIENT, COMPUTING:
                 replies = conversation.feed(data)
             sock.sendall(replies)  # without the locks: a slow client delays only its own thread
-        with NEXT, COMPUTING:
+        with ONE_CLIENT, COMPUTING:
             replies = conversation.end()
         sock.sendall(replies)
         log(f"{show(peer)} disconnected")
@@ -201,7 +203,7 @@ def power(base: float, exponent: float) -> float:
 
 
 # operator: its precedence, the lowest precedence inside its right operand, its function. The second
-# is one higher if 2-3-4 is (2-3)-4, and the same if 2**3**2 is 2**(3**2).
+# is one higher than the first where 2-3-4 is (2-3)-4, and the same where 2**3**2 is 2**(3**2).
 OPERATORS: dict[str, tuple[int, int, Callable[[Any, Any], Any]]] = {
     "+": (SUM, PRODUCT, operator.add),
     "-": (SUM, PRODUCT, operator.sub),
@@ -213,7 +215,7 @@ OPERATORS: dict[str, tuple[int, int, Callable[[Any, Any], Any]]] = {
 }
 SIGNS = {"+", "-"}
 NUMBER_STARTS = "0123456789."
-END = "the end of the line"  # stands after the tokens, and in messages
+END = "the end of the line"  # stands after the tokens, so one is always next; and in messages
 # "2**.5+x" has the tokens "2", "**", ".5", "+" and "x". At each place the first of these matches:
 # a number, an operator, a word, any other character but space and tab. The operators are in reverse
 # order, so that ** is tried before *.
@@ -316,6 +318,7 @@ def reopen_terminal() -> None:
         with contextlib.suppress(OSError):  # Standard error is no terminal.
             terminal = os.open(os.ttyname(2), os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
             os.dup2(terminal, 2)
+            os.close(terminal)
 
 
 def ask(name: str, default: Any, convert: Callable[[str], Any]) -> Any:
@@ -384,7 +387,8 @@ def log(text: str, stream: TextIO = sys.stderr) -> None:
     """Write a line to the stream. Drop it if that would fail, or would have to wait."""
     with contextlib.suppress(OSError, AttributeError):  # A closed stream is None.
         descriptor = stream.fileno()
-        # If nobody reads a pipe, it fills up. (On Windows, select takes sockets only.)
+        # A pipe that nobody reads fills up, and is then not in [1], the list of what is writable.
+        # (On Windows, select takes sockets only.)
         if sys.platform == "win32" or select.select([], [descriptor], [], 0)[1]:
             os.write(descriptor, f"{text}\n".encode())
 

@@ -35,8 +35,8 @@ TOO_BIG = 10**1000  # the first integer of more than 1,000 digits
 TIMEOUTS = {  # to notice within two minutes that a client has vanished
     "TCP_KEEPIDLE": 60,  # seconds of silence until the kernel probes whether it is still there
     "TCP_KEEPALIVE": 60,  # the same, as macOS calls it
-    "TCP_KEEPINTVL": 5,  # seconds between probes: the connection is lost after 8 to 10 of them
-    "TCP_USER_TIMEOUT": 90_000,  # milliseconds without an answer until Linux gives up, if earlier
+    "TCP_KEEPINTVL": 5,  # seconds between probes; systems give up after 8 to 10 of them
+    "TCP_USER_TIMEOUT": 90_000,  # milliseconds without an answer until Linux gives up
 }
 Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 
@@ -61,10 +61,10 @@ def serve(listener: socket.socket) -> None:
         watched = reading - {listener_fd} if no_room else reading
         try:
             readable, writable, _ = select.select(watched, writing, [], PAUSE if no_room else None)
-        except OSError:  # No memory is left. On Windows, also: there is nothing to watch.
+        except OSError:  # No memory is left; or, on Windows, no room and no clients to watch.
             time.sleep(PAUSE)
             readable, writable = [], []
-        for descriptor in readable + writable:  # No descriptor is in both lists.
+        for descriptor in readable + writable:  # No descriptor is in both sets, or lists.
             if descriptor == listener_fd:
                 continue  # It comes last, because clients that leave make room for new ones.
             client = clients[descriptor]
@@ -72,13 +72,13 @@ def serve(listener: socket.socket) -> None:
                 del clients[descriptor]
                 reading.discard(descriptor)
                 writing.discard(descriptor)
-            elif client.owed:
+            elif client.owed:  # The kernel has no room for more.
                 reading.discard(descriptor)
                 writing.add(descriptor)
-            elif descriptor in writing:
+            elif descriptor in writing:  # The kernel has taken all that we owed.
                 writing.remove(descriptor)
                 reading.add(descriptor)
-        if listener_fd in readable or no_room:
+        if listener_fd in readable or no_room:  # While there is no room, we try in every round.
             try:
                 accept_clients(listener, clients, reading)
                 no_room = False
@@ -111,8 +111,8 @@ class Client:
             if self.owed:
                 sent = self.sock.send(self.owed)  # bytes that the kernel took, perhaps not all
                 self.owed = self.owed[sent:]
-            connected = bool(self.owed) or not self.finished
-        except BlockingIOError:  # Nothing to read, or no room to write: see BUGS in select(2).
+            connected = bool(self.owed) or not self.finished  # more to send, or perhaps to read
+        except BlockingIOError:  # Nothing can be read after all, or the kernel's buffer is full.
             connected = True
         except (OSError, MemoryError) as error:  # The connection is lost, or no memory is left.
             connected = False
@@ -233,7 +233,7 @@ def power(base: float, exponent: float) -> float:
 
 
 # operator: its precedence, the lowest precedence inside its right operand, its function. The second
-# is one higher if 2-3-4 is (2-3)-4, and the same if 2**3**2 is 2**(3**2).
+# is one higher than the first where 2-3-4 is (2-3)-4, and the same where 2**3**2 is 2**(3**2).
 OPERATORS: dict[str, tuple[int, int, Callable[[Any, Any], Any]]] = {
     "+": (SUM, PRODUCT, operator.add),
     "-": (SUM, PRODUCT, operator.sub),
@@ -245,7 +245,7 @@ OPERATORS: dict[str, tuple[int, int, Callable[[Any, Any], Any]]] = {
 }
 SIGNS = {"+", "-"}
 NUMBER_STARTS = "0123456789."
-END = "the end of the line"  # stands after the tokens, and in messages
+END = "the end of the line"  # stands after the tokens, so one is always next; and in messages
 # "2**.5+x" has the tokens "2", "**", ".5", "+" and "x". At each place the first of these matches:
 # a number, an operator, a word, any other character but space and tab. The operators are in reverse
 # order, so that ** is tried before *.
@@ -348,6 +348,7 @@ def reopen_terminal() -> None:
         with contextlib.suppress(OSError):  # Standard error is no terminal.
             terminal = os.open(os.ttyname(2), os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
             os.dup2(terminal, 2)
+            os.close(terminal)
 
 
 def ask(name: str, default: Any, convert: Callable[[str], Any]) -> Any:
@@ -416,7 +417,8 @@ def log(text: str, stream: TextIO = sys.stderr) -> None:
     """Write a line to the stream. Drop it if that would fail, or would have to wait."""
     with contextlib.suppress(OSError, AttributeError):  # A closed stream is None.
         descriptor = stream.fileno()
-        # If nobody reads a pipe, it fills up. (On Windows, select takes sockets only.)
+        # A pipe that nobody reads fills up, and is then not in [1], the list of what is writable.
+        # (On Windows, select takes sockets only.)
         if sys.platform == "win32" or select.select([], [descriptor], [], 0)[1]:
             os.write(descriptor, f"{text}\n".encode())
 

@@ -301,6 +301,7 @@ def test_server_closes(said, reset):
         (b"echo\nthis", b"echo\nthi"),
         (b"1+1\n", b"error: server full\n"),
         (b"", b"error: server full\n"),
+        (b"1234567890+1234567\n", b"error: server full\n"),
     ],
 )
 def test_server_ends_before_all_replies(lines, replies):
