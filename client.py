@@ -53,7 +53,8 @@ def main() -> None:
                 relay(sock)
     except KeyboardInterrupt:
         sys.exit(0)
-    except (OSError, ValueError) as error:  # ValueError: select takes no descriptor above 1,023.
+    except (OSError, ValueError, RuntimeError) as error:
+        # ValueError: select takes no descriptor above 1,023. RuntimeError: there is no thread left.
         lost = "connection lost: " if isinstance(error, ConnectionError) else ""
         sys.exit(f"client: {lost}{reason(error)}")
 
@@ -79,9 +80,9 @@ def chat(sock: socket.socket) -> None:
     """Send each line that is typed, and show its reply. Raises OSError when the server is lost."""
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  (gives input() line editing and history)
-    for stream in (sys.stdin, sys.stdout):
+    for stream in (sys.stdin, sys.stdout):  # for bytes that are no text, or cannot be shown
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # for what the terminal cannot show
+            stream.reconfigure(errors="backslashreplace")
     print(f"Connected to {show(sock.getpeername())}. Leave with {END_KEY}, Ctrl-C or bye.")
     while True:
         try:
@@ -139,7 +140,7 @@ def relay(sock: socket.socket) -> None:
             while data := os.read(0, CHUNK):
                 sent.add(data)
                 sock.sendall(data)
-            all_sent.set()  # before the shutdown: it ends the server, and relay() looks at this
+            all_sent.set()  # before the shutdown: then the server closes, and relay() checks this
         with contextlib.suppress(OSError):
             sock.shutdown(socket.SHUT_WR)
 
@@ -155,8 +156,8 @@ def relay(sock: socket.socket) -> None:
                 if error.errno in (errno.EPIPE, errno.EINVAL):  # EINVAL on Windows
                     sys.exit(1)  # Nobody reads what we write any more: client.py ... | head
                 raise
-    if received.last == SERVER_FULL and sent.last != SERVER_FULL:
-        raise ConnectionError("the server is full")
+    if received.last == SERVER_FULL and sent.last != SERVER_FULL:  # No echo of server4, that is.
+        raise OSError("the server is full")
     if not all_sent.is_set():
         raise ConnectionError("not all of the input was sent")
     lines = sent.line_ends
@@ -195,7 +196,7 @@ def ask(name: str, default: Any, convert: Callable[[str], Any]) -> Any:
     while True:
         line = b""
         with contextlib.suppress(OSError):  # A closed standard input has ended, too.
-            if os.isatty(0) and sys.stderr:  # If it is closed, sys.stderr is None.
+            if os.isatty(0) and sys.stderr:  # A closed sys.stderr is None.
                 print(f"{name} [{default}]: ", end="", file=sys.stderr, flush=True)
             # 0 is standard input. We read it byte by byte, and so no more than the line: in
             # client.py, the rest of a pipe is for the server.

@@ -36,7 +36,7 @@ TIMEOUTS = {  # to notice within two minutes that a client has vanished
     "TCP_KEEPIDLE": 60,  # seconds of silence until the kernel probes whether it is still there
     "TCP_KEEPALIVE": 60,  # the same, as macOS calls it
     "TCP_KEEPINTVL": 5,  # seconds between probes; systems give up after 8 to 10 of them
-    "TCP_USER_TIMEOUT": 90_000,  # milliseconds without an answer until Linux gives up
+    "TCP_USER_TIMEOUT": 90_000,  # milliseconds that a client may not answer, or take no bytes
 }
 Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 
@@ -55,7 +55,7 @@ def serve(listener: socket.socket) -> None:
     clients: dict[int, Client] = {}  # by descriptor: select takes numbers faster than sockets
     reading = {listener_fd}  # the descriptors that we wait to read from
     writing: set[int] = set()  # the descriptors of the clients that we owe bytes
-    no_room = False  # whether the system lacks a descriptor or memory for another client
+    no_room = False  # whether accept failed, as without a descriptor: we try it every PAUSE
     while True:
         # While there is no room, we do not watch the listener: select would always return at once.
         watched = reading - {listener_fd} if no_room else reading
@@ -64,9 +64,9 @@ def serve(listener: socket.socket) -> None:
         except OSError:  # No memory is left; or, on Windows, no room and no clients to watch.
             time.sleep(PAUSE)
             readable, writable = [], []
-        for descriptor in readable + writable:  # No descriptor is in both sets, or lists.
+        for descriptor in readable + writable:  # Reading and writing share none.
             if descriptor == listener_fd:
-                continue  # It comes last, because clients that leave make room for new ones.
+                continue  # New clients come last, because clients that leave make room for them.
             client = clients[descriptor]
             if not client.turn():
                 del clients[descriptor]
@@ -213,7 +213,8 @@ def reply(line: bytes) -> bytes:
 #   2-3-4: expression(SUM) takes 2 and -, and expression(PRODUCT) takes only 3, because - is below
 #          PRODUCT. So expression(SUM) has the value of 2-3, and goes on with - and 4.
 #   2**3**2: the right operand of ** may contain **, so this is 2**(3**2).
-#   -2**2: the operand of a sign may contain **, and no other operator, so this is -(2**2).
+#   -2**2: the operand of a sign may contain **, so this is -(2**2).
+#   -2*3: it may contain no other operator, so this is (-2)*3.
 
 SUM, PRODUCT, POWER = 1, 2, 3
 
@@ -224,16 +225,16 @@ def power(base: float, exponent: float) -> float:
         # A base of n bits is at least 2**(n-1), so the result has more than (n-1)*exponent bits.
         if (base.bit_length() - 1) * exponent > TOO_BIG.bit_length():
             raise OverflowError
-        if -1 <= base <= 1:  # Only odd or even matters, and a huge exponent would take long.
-            exponent = 2 + exponent % 2  # 2 or 3, and not 0 or 1, because 0**0 is 1
+        if -1 <= base <= 1:  # A huge exponent would take long, and (-1)**7 is (-1)**3.
+            exponent = 2 + exponent % 2  # It is 2 or 3, and not 0 or 1, because 0**0 is 1.
     result: complex = base**exponent  # (-2)**0.5 is complex.
     if isinstance(result, complex):
         raise ValueError("the result is not a real number")
     return result
 
 
-# operator: its precedence, the lowest precedence inside its right operand, its function. The second
-# is one higher than the first where 2-3-4 is (2-3)-4, and the same where 2**3**2 is 2**(3**2).
+# operator: its precedence, the lowest precedence inside its right operand, its function
+# From left to right, as (2-3)-4, the second is one higher; from right to left, 2**(3**2), the same.
 OPERATORS: dict[str, tuple[int, int, Callable[[Any, Any], Any]]] = {
     "+": (SUM, PRODUCT, operator.add),
     "-": (SUM, PRODUCT, operator.sub),
@@ -264,7 +265,7 @@ def evaluate(text: str) -> float:
     value = expression(tokens, SUM)
     if tokens[-1] != END:
         raise syntax_error("operator", tokens[-1])
-    if not abs(value) < TOO_BIG:  # Every float is less, but for infinity and nan.
+    if not abs(value) < TOO_BIG:  # Infinity is not less, and nan never is.
         raise OverflowError
     return value
 
@@ -338,11 +339,11 @@ def main() -> None:
 
 
 def reopen_terminal() -> None:
-    """If standard error is a terminal, let a write to it fail rather than wait.
+    """If standard error is a terminal, let log() fail rather than wait for it.
 
-    A terminal that nobody reads fills up. For select it is writable while a part of a line fits,
-    but to write the whole line would wait. O_NONBLOCK prevents that. Our standard error, 2, is also
-    that of the shell, which must not get O_NONBLOCK. So we open the terminal again, and use that.
+    A terminal that nobody reads fills up. While it has room for half a line, select says that it is
+    writable, and the write of a line waits. O_NONBLOCK prevents that. But we share what standard
+    error (2) refers to with the shell, which needs the opposite. So we open the terminal again.
     """
     if sys.platform != "win32":
         with contextlib.suppress(OSError):  # Standard error is no terminal.
@@ -360,7 +361,7 @@ def ask(name: str, default: Any, convert: Callable[[str], Any]) -> Any:
     while True:
         line = b""
         with contextlib.suppress(OSError):  # A closed standard input has ended, too.
-            if os.isatty(0) and sys.stderr:  # If it is closed, sys.stderr is None.
+            if os.isatty(0) and sys.stderr:  # A closed sys.stderr is None.
                 print(f"{name} [{default}]: ", end="", file=sys.stderr, flush=True)
             # 0 is standard input. We read it byte by byte, and so no more than the line: in
             # client.py, the rest of a pipe is for the server.

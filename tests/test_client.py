@@ -284,7 +284,10 @@ def test_server_closes(said, reset):
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         assert client.wait(WAIT) == 1
         assert client.stdout.read() == b""
-        assert is_one_line(client.stderr.read().decode(), "connection lost")
+        reason = (
+            "the server is full" if said.startswith(b"error") and not reset else "connection lost"
+        )
+        assert is_one_line(client.stderr.read().decode(), reason)
 
 
 @pytest.mark.parametrize(
@@ -299,15 +302,12 @@ def test_server_closes(said, reset):
         (b"1+1\n20*3", b"2\n6"),
         (b"20*3", b"6"),
         (b"echo\nthis", b"echo\nthi"),
-        (b"1+1\n", b"error: server full\n"),
-        (b"", b"error: server full\n"),
-        (b"1234567890+1234567\n", b"error: server full\n"),
     ],
 )
 def test_server_ends_before_all_replies(lines, replies):
     """The client sends everything, but a server ends early: what it sent, one line, status 1.
 
-    A last line that has no end needs a reply too, half a reply is none, and neither is a refusal.
+    A last line that has no end needs a reply too, and half a reply is none.
     """
     with bad_server() as listener, start(HERE, port_of(listener)) as client:
         with accept(listener) as sock:
@@ -318,6 +318,42 @@ def test_server_ends_before_all_replies(lines, replies):
         assert client.wait(WAIT) == 1
         assert client.stdout.read() == replies
         assert is_one_line(client.stderr.read().decode(), "connection lost")
+
+
+def test_no_thread():
+    """If the system has no thread left, the client says so in one line, with status 1."""
+    program = """if True:
+        import runpy, threading
+        def start(self):
+            raise RuntimeError("can't start new thread")
+        threading.Thread.start = start
+        runpy.run_path("client.py", run_name="__main__")
+    """
+    with Server("server3") as server:
+        done = subprocess.run(
+            [sys.executable, "-c", program, HERE, str(server.port)],
+            cwd=ROOT,
+            input=b"1+1\n",
+            capture_output=True,
+            timeout=WAIT,
+        )
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert is_one_line(done.stderr.decode(), "client: can't start new thread")
+
+
+@pytest.mark.parametrize("lines", [b"", b"1+1\n", b"1234567890+1234567\n", b"1+1\n2+2\n"])
+def test_refusal(lines):
+    """A refusal is no reply, even if it has as many bytes as the input: one line, and status 1."""
+    refusal = b"error: server full\n"
+    with bad_server() as listener, start(HERE, port_of(listener)) as client:
+        with accept(listener) as sock:
+            client.stdin.write(lines)
+            client.stdin.close()
+            assert read_all(sock) == lines
+            sock.sendall(refusal)
+        assert client.wait(WAIT) == 1
+        assert client.stdout.read() == refusal
+        assert is_one_line(client.stderr.read().decode(), "client: the server is full")
 
 
 def test_echo_of_a_refusal():
