@@ -31,11 +31,11 @@ CHUNK = 512  # bytes to read at a time: few, because others wait while we comput
 PAUSE = 0.01  # seconds until we try again when the system has run out of something
 MAX_LINE = 1024  # bytes, without the end of the line
 TOO_BIG = 10**1000  # the first integer of more than 1,000 digits
-TIMEOUTS = {  # to notice within two minutes that a client has vanished
+TIMEOUTS = {  # A client that has vanished is noticed after at most 60 + 10 * 5 seconds.
     "TCP_KEEPIDLE": 60,  # seconds of silence until the kernel probes whether it is still there
     "TCP_KEEPALIVE": 60,  # the same, as macOS calls it
-    "TCP_KEEPINTVL": 5,  # seconds between probes; systems give up after 8 to 10 of them
-    "TCP_USER_TIMEOUT": 90_000,  # milliseconds that a client may not answer, or take no bytes
+    "TCP_KEEPINTVL": 5,  # seconds between probes; systems send 8 to 10 of them
+    "TCP_USER_TIMEOUT": 90_000,  # milliseconds without an answer, or room for more bytes (Linux)
 }
 Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 
@@ -44,9 +44,10 @@ Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 #
 # The threads share nothing but the number of free places. The two locks are not for the replies,
 # but for new clients. Python runs one thread at a time: the one that has the interpreter. To start
-# another thread, the accepting thread needs the interpreter several times. If hundreds of threads
-# compete for it, it rarely gets it, and new clients wait for seconds. So the threads compete for
-# locks instead, in two rounds:
+# another thread, the accepting thread needs the interpreter several times, because start() waits
+# until the new thread runs. If hundreds of threads compete for it, new clients wait for seconds.
+# So the threads compete for locks instead. With one lock, the accepting thread would still be one
+# of hundreds. So there are two rounds:
 #
 #   1. The clients' threads that want to compute compete for ONE_CLIENT.
 #   2. The winner and the accepting thread compete for COMPUTING.
@@ -168,7 +169,7 @@ def reply(line: bytes) -> bytes:
         return b"error: division by zero\n"
     except OverflowError:
         return b"error: number too large\n"
-    except RecursionError:  # Each parenthesis is a call within a call, and Python limits these.
+    except RecursionError:  # A thousand "(" are more calls within calls than Python allows.
         return b"error: too many nested parentheses\n"
     except ValueError as error:
         return f"error: {error}\n".encode()
@@ -193,11 +194,11 @@ SUM, PRODUCT, POWER = 1, 2, 3
 def power(base: float, exponent: float) -> float:
     """Return base**exponent. Raises OverflowError before it computes an integer that is too big."""
     if isinstance(base, int) and isinstance(exponent, int) and exponent > 0:
-        # A base of n bits is at least 2**(n-1), so the result has more than (n-1)*exponent bits.
+        # 9 has 4 bits, so it is at least 2**3, and 9**5 is at least 2**(3*5).
         if (base.bit_length() - 1) * exponent > TOO_BIG.bit_length():
             raise OverflowError
         if -1 <= base <= 1:  # A huge exponent would take long, and (-1)**7 is (-1)**3.
-            exponent = 2 + exponent % 2  # It is 2 or 3, and not 0 or 1, because 0**0 is 1.
+            exponent = 2 + exponent % 2  # even or odd as before, but not 0, because 0**0 is 1
     result: complex = base**exponent  # (-2)**0.5 is complex.
     if isinstance(result, complex):
         raise ValueError("the result is not a real number")
@@ -313,8 +314,8 @@ def reopen_terminal() -> None:
     """If standard error is a terminal, let log() fail rather than wait for it.
 
     A terminal that nobody reads fills up. While it has room for half a line, select says that it is
-    writable, and the write of a line waits. O_NONBLOCK prevents that. But we share what standard
-    error (2) refers to with the shell, which needs the opposite. So we open the terminal again.
+    writable, and the write of a line waits. O_NONBLOCK prevents that, but it belongs to the open
+    file, which the shell shares. So we open the terminal again, and let 2 (standard error) be that.
     """
     if sys.platform != "win32":
         with contextlib.suppress(OSError):  # Standard error is no terminal.

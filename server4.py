@@ -25,11 +25,11 @@ MAX_DESCRIPTOR = 1023  # the highest that select can watch on other systems
 GROUP = 64  # clients to accept in a row, before the others get their turn
 CHUNK = 65536  # bytes to read at a time, so also the most that we owe a client
 PAUSE = 0.01  # seconds until we try again when the system has run out of something
-TIMEOUTS = {  # to notice within two minutes that a client has vanished
+TIMEOUTS = {  # A client that has vanished is noticed after at most 60 + 10 * 5 seconds.
     "TCP_KEEPIDLE": 60,  # seconds of silence until the kernel probes whether it is still there
     "TCP_KEEPALIVE": 60,  # the same, as macOS calls it
-    "TCP_KEEPINTVL": 5,  # seconds between probes; systems give up after 8 to 10 of them
-    "TCP_USER_TIMEOUT": 90_000,  # milliseconds that a client may not answer, or take no bytes
+    "TCP_KEEPINTVL": 5,  # seconds between probes; systems send 8 to 10 of them
+    "TCP_USER_TIMEOUT": 90_000,  # milliseconds without an answer, or room for more bytes (Linux)
 }
 Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 
@@ -48,18 +48,21 @@ def serve(listener: socket.socket) -> None:
     clients: dict[int, Client] = {}  # by descriptor: select takes numbers faster than sockets
     reading = {listener_fd}  # the descriptors that we wait to read from
     writing: set[int] = set()  # the descriptors of the clients that we owe bytes
-    no_room = False  # whether accept failed, as without a descriptor: we try it every PAUSE
+    no_room = False  # whether accept() failed, as without a descriptor: we try it every PAUSE
     while True:
-        # While there is no room, we do not watch the listener: select would always return at once.
-        watched = reading - {listener_fd} if no_room else reading
+        watched = reading
+        timeout = None
+        if no_room:  # The listener is readable all the time, so select would return at once.
+            watched = reading - {listener_fd}
+            timeout = PAUSE
         try:
-            readable, writable, _ = select.select(watched, writing, [], PAUSE if no_room else None)
+            readable, writable, _ = select.select(watched, writing, [], timeout)
         except OSError:  # No memory is left; or, on Windows, no room and no clients to watch.
             time.sleep(PAUSE)
             readable, writable = [], []
         for descriptor in readable + writable:  # Reading and writing share none.
             if descriptor == listener_fd:
-                continue  # New clients come last, because clients that leave make room for them.
+                continue  # New clients come last, only because clients that leave make room.
             client = clients[descriptor]
             if not client.turn():
                 del clients[descriptor]
@@ -104,7 +107,7 @@ class Client:
             if self.owed:
                 sent = self.sock.send(self.owed)  # bytes that the kernel took, perhaps not all
                 self.owed = self.owed[sent:]
-            connected = bool(self.owed) or not self.finished  # more to send, or perhaps to read
+            connected = bool(self.owed) or not self.finished  # We send or read more.
         except BlockingIOError:  # Nothing can be read after all, or the kernel's buffer is full.
             connected = True
         except (OSError, MemoryError) as error:  # The connection is lost, or no memory is left.
@@ -188,8 +191,8 @@ def reopen_terminal() -> None:
     """If standard error is a terminal, let log() fail rather than wait for it.
 
     A terminal that nobody reads fills up. While it has room for half a line, select says that it is
-    writable, and the write of a line waits. O_NONBLOCK prevents that. But we share what standard
-    error (2) refers to with the shell, which needs the opposite. So we open the terminal again.
+    writable, and the write of a line waits. O_NONBLOCK prevents that, but it belongs to the open
+    file, which the shell shares. So we open the terminal again, and let 2 (standard error) be that.
     """
     if sys.platform != "win32":
         with contextlib.suppress(OSError):  # Standard error is no terminal.
