@@ -54,7 +54,8 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(0)
     except (OSError, ValueError, RuntimeError) as error:
-        # ValueError: read_line's select takes no descriptor above 1,023. RuntimeError: no thread.
+        # ValueError: the select in read_line() takes no descriptor above 1,023.
+        # RuntimeError: relay() can start no thread.
         lost = "connection lost: " if isinstance(error, ConnectionError) else ""
         sys.exit(f"client: {lost}{reason(error)}")
 
@@ -140,7 +141,7 @@ def relay(sock: socket.socket) -> None:
             while data := os.read(0, CHUNK):
                 sent.add(data)
                 sock.sendall(data)
-            all_sent.set()  # before the shutdown makes the server close, and relay() checks it
+            all_sent.set()  # before the shutdown: the server then closes, and relay() checks this
         with contextlib.suppress(OSError):
             sock.shutdown(socket.SHUT_WR)
 
@@ -156,7 +157,7 @@ def relay(sock: socket.socket) -> None:
                 if error.errno in (errno.EPIPE, errno.EINVAL):  # EINVAL on Windows
                     sys.exit(1)  # Nobody reads what we write any more: client.py ... | head
                 raise
-    if received.last == SERVER_FULL and sent.last != SERVER_FULL:  # else it is an echo
+    if received.last == SERVER_FULL and sent.last != SERVER_FULL:  # If we sent it, it is an echo.
         raise OSError("the server is full")
     if not all_sent.is_set():
         raise ConnectionError("not all of the input was sent")
@@ -193,7 +194,7 @@ class Traffic:
 def ask(name: str, default: Any, convert: Callable[[str], Any]) -> Any:
     """Ask for a value. Return convert(answer), or the default if the answer is blank, or missing.
 
-    While convert() raises ArgumentTypeError, ask again. Raises SystemExit if the input ends.
+    While convert() raises ArgumentTypeError, ask again. Raises SystemExit if the input ends then.
     """
     wrong = False
     while True:

@@ -34,7 +34,7 @@ TIMEOUTS = {  # A client that has vanished is noticed after at most 60 + 10 * 5 
     "TCP_KEEPIDLE": 60,  # seconds of silence until the kernel probes whether it is still there
     "TCP_KEEPALIVE": 60,  # the same, as macOS calls it
     "TCP_KEEPINTVL": 5,  # seconds between probes; systems send 8 to 10 of them
-    "TCP_USER_TIMEOUT": 90_000,  # milliseconds without an answer, or room for more bytes (Linux)
+    "TCP_USER_TIMEOUT": 90_000,  # milliseconds that Linux waits for an answer, or for room
 }
 Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 
@@ -165,7 +165,7 @@ def power(base: float, exponent: float) -> float:
         # 9 has 4 bits, so it is at least 2**3, and 9**5 is at least 2**(3*5).
         if (base.bit_length() - 1) * exponent > TOO_BIG.bit_length():
             raise OverflowError
-        if -1 <= base <= 1:  # A huge exponent would take long, and (-1)**7 is (-1)**3.
+        if -1 <= base <= 1:  # (-1)**7 is (-1)**3, and an exponent of 1,000 digits would cost time.
             exponent = 2 + exponent % 2  # even or odd as before, but not 0, because 0**0 is 1
     result: complex = base**exponent  # (-2)**0.5 is complex.
     if isinstance(result, complex):
@@ -174,7 +174,8 @@ def power(base: float, exponent: float) -> float:
 
 
 # operator: its precedence, the lowest precedence inside its right operand, its function
-# From left to right, as (2-3)-4, the second is one higher; from right to left, 2**(3**2), the same.
+# If it groups from left to right, as in (2-3)-4, the second number is one higher than the first. If
+# it groups from right to left, as in 2**(3**2), they are the same.
 OPERATORS: dict[str, tuple[int, int, Callable[[Any, Any], Any]]] = {
     "+": (SUM, PRODUCT, operator.add),
     "-": (SUM, PRODUCT, operator.sub),
@@ -186,7 +187,7 @@ OPERATORS: dict[str, tuple[int, int, Callable[[Any, Any], Any]]] = {
 }
 SIGNS = {"+", "-"}
 NUMBER_STARTS = "0123456789."
-END = "the end of the line"  # stands after the tokens, so one is always next; and in messages
+END = "the end of the line"  # the last token, so that there is always a next one
 # "2**.5+x" has the tokens "2", "**", ".5", "+" and "x". At each place the first of these matches:
 # a number, an operator, a word, any other character but space and tab. The operators are in reverse
 # order, so that ** is tried before *.
@@ -241,7 +242,7 @@ def expression(tokens: list[str], lowest: int) -> float:
             break
         tokens.pop()
         value = function(value, expression(tokens, right_lowest))
-        if type(value) is int and abs(value) >= TOO_BIG:  # Infinity may pass: 1/2e308 is 0.0.
+        if type(value) is int and abs(value) >= TOO_BIG:  # Infinity may pass: 1 / 2e308 is 0.
             raise OverflowError
     return value
 
@@ -282,8 +283,8 @@ def reopen_terminal() -> None:
     """If standard error is a terminal, let log() fail rather than wait for it.
 
     A terminal that nobody reads fills up. While it has room for half a line, select says that it is
-    writable, and the write of a line waits. O_NONBLOCK prevents that, but it belongs to the open
-    file, which the shell shares. So we open the terminal again, and let 2 (standard error) be that.
+    writable, and the write of a line waits. O_NONBLOCK prevents that. But if we set it on standard
+    error (2), the shell would get it, too. So we open the terminal again, and let 2 be that.
     """
     if sys.platform != "win32":
         with contextlib.suppress(OSError):  # Standard error is no terminal.
@@ -295,7 +296,7 @@ def reopen_terminal() -> None:
 def ask(name: str, default: Any, convert: Callable[[str], Any]) -> Any:
     """Ask for a value. Return convert(answer), or the default if the answer is blank, or missing.
 
-    While convert() raises ArgumentTypeError, ask again. Raises SystemExit if the input ends.
+    While convert() raises ArgumentTypeError, ask again. Raises SystemExit if the input ends then.
     """
     wrong = False
     while True:

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A calculator for many clients at once: a thread for every client.
 
-The model: one thread accepts clients, and starts a new thread for each. The new thread makes the
+The model: the main thread accepts clients, and starts a thread for each. This new thread makes the
 blocking calls of server1.py, so it still reads like the conversation that it holds.
 
 What it costs: the memory of a thread for every client, and the time to switch between threads.
@@ -35,30 +35,28 @@ TIMEOUTS = {  # A client that has vanished is noticed after at most 60 + 10 * 5 
     "TCP_KEEPIDLE": 60,  # seconds of silence until the kernel probes whether it is still there
     "TCP_KEEPALIVE": 60,  # the same, as macOS calls it
     "TCP_KEEPINTVL": 5,  # seconds between probes; systems send 8 to 10 of them
-    "TCP_USER_TIMEOUT": 90_000,  # milliseconds without an answer, or room for more bytes (Linux)
+    "TCP_USER_TIMEOUT": 90_000,  # milliseconds that Linux waits for an answer, or for room
 }
 Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 
 
 # --- The model: every client in a thread of its own ---------------------------------------------
 #
-# The threads share nothing but the number of free places. The two locks are not for the replies,
-# but for new clients. Python runs one thread at a time: the one that has the interpreter. To start
-# another thread, the accepting thread needs the interpreter several times, because start() waits
-# until the new thread runs. If hundreds of threads compete for it, new clients wait for seconds.
-# So the threads compete for locks instead. With one lock, the accepting thread would still be one
-# of hundreds. So there are two rounds:
+# The threads share no data but the number of free places, so the replies need no lock. The two
+# locks are for new clients. A thread that waits for a lock sleeps. But Python runs one thread at a
+# time, and if hundreds want to run, each of them waits for many others. The main thread has to run
+# several times for each new client, because start() waits until the new thread runs. So a thread
+# that wants to compute, or to start another one, takes COMPUTING first, and sleeps until it has it.
+# (After recv or send, a thread runs only for an instant.)
 #
-#   1. The clients' threads that want to compute compete for ONE_CLIENT.
-#   2. The winner and the accepting thread compete for COMPUTING.
-#
-# The one that gets COMPUTING has the interpreter almost for itself, because a thread that waits for
-# a lock sleeps, and recv and send need the interpreter only for an instant. The winner gives both
-# locks back when it has computed. So the accepting thread has one rival, and not hundreds.
+# With that lock alone, the main thread would be one of hundreds that wait for it. So the clients'
+# threads wait for ONE_CLIENT first, and only the one that has it waits for COMPUTING beside the
+# main thread. When it has computed, it gives back COMPUTING, and then ONE_CLIENT. So the main
+# thread takes COMPUTING while the next of the others still waits for ONE_CLIENT.
 
 PLACES = threading.Semaphore(MAX_CLIENTS)  # counts those that are free
-COMPUTING = threading.Lock()  # held by the thread that computes, or starts another one
-ONE_CLIENT = threading.Lock()  # held by the one client's thread that computes, or is next
+COMPUTING = threading.Lock()  # held by a thread while it computes, or starts another one
+ONE_CLIENT = threading.Lock()  # held by a client's thread while it computes, or is next
 
 
 def serve(listener: socket.socket) -> None:
@@ -197,7 +195,7 @@ def power(base: float, exponent: float) -> float:
         # 9 has 4 bits, so it is at least 2**3, and 9**5 is at least 2**(3*5).
         if (base.bit_length() - 1) * exponent > TOO_BIG.bit_length():
             raise OverflowError
-        if -1 <= base <= 1:  # A huge exponent would take long, and (-1)**7 is (-1)**3.
+        if -1 <= base <= 1:  # (-1)**7 is (-1)**3, and an exponent of 1,000 digits would cost time.
             exponent = 2 + exponent % 2  # even or odd as before, but not 0, because 0**0 is 1
     result: complex = base**exponent  # (-2)**0.5 is complex.
     if isinstance(result, complex):
@@ -206,7 +204,8 @@ def power(base: float, exponent: float) -> float:
 
 
 # operator: its precedence, the lowest precedence inside its right operand, its function
-# From left to right, as (2-3)-4, the second is one higher; from right to left, 2**(3**2), the same.
+# If it groups from left to right, as in (2-3)-4, the second number is one higher than the first. If
+# it groups from right to left, as in 2**(3**2), they are the same.
 OPERATORS: dict[str, tuple[int, int, Callable[[Any, Any], Any]]] = {
     "+": (SUM, PRODUCT, operator.add),
     "-": (SUM, PRODUCT, operator.sub),
@@ -218,7 +217,7 @@ OPERATORS: dict[str, tuple[int, int, Callable[[Any, Any], Any]]] = {
 }
 SIGNS = {"+", "-"}
 NUMBER_STARTS = "0123456789."
-END = "the end of the line"  # stands after the tokens, so one is always next; and in messages
+END = "the end of the line"  # the last token, so that there is always a next one
 # "2**.5+x" has the tokens "2", "**", ".5", "+" and "x". At each place the first of these matches:
 # a number, an operator, a word, any other character but space and tab. The operators are in reverse
 # order, so that ** is tried before *.
@@ -273,7 +272,7 @@ def expression(tokens: list[str], lowest: int) -> float:
             break
         tokens.pop()
         value = function(value, expression(tokens, right_lowest))
-        if type(value) is int and abs(value) >= TOO_BIG:  # Infinity may pass: 1/2e308 is 0.0.
+        if type(value) is int and abs(value) >= TOO_BIG:  # Infinity may pass: 1 / 2e308 is 0.
             raise OverflowError
     return value
 
@@ -314,8 +313,8 @@ def reopen_terminal() -> None:
     """If standard error is a terminal, let log() fail rather than wait for it.
 
     A terminal that nobody reads fills up. While it has room for half a line, select says that it is
-    writable, and the write of a line waits. O_NONBLOCK prevents that, but it belongs to the open
-    file, which the shell shares. So we open the terminal again, and let 2 (standard error) be that.
+    writable, and the write of a line waits. O_NONBLOCK prevents that. But if we set it on standard
+    error (2), the shell would get it, too. So we open the terminal again, and let 2 be that.
     """
     if sys.platform != "win32":
         with contextlib.suppress(OSError):  # Standard error is no terminal.
@@ -327,7 +326,7 @@ def reopen_terminal() -> None:
 def ask(name: str, default: Any, convert: Callable[[str], Any]) -> Any:
     """Ask for a value. Return convert(answer), or the default if the answer is blank, or missing.
 
-    While convert() raises ArgumentTypeError, ask again. Raises SystemExit if the input ends.
+    While convert() raises ArgumentTypeError, ask again. Raises SystemExit if the input ends then.
     """
     wrong = False
     while True:

@@ -29,7 +29,7 @@ TIMEOUTS = {  # A client that has vanished is noticed after at most 60 + 10 * 5 
     "TCP_KEEPIDLE": 60,  # seconds of silence until the kernel probes whether it is still there
     "TCP_KEEPALIVE": 60,  # the same, as macOS calls it
     "TCP_KEEPINTVL": 5,  # seconds between probes; systems send 8 to 10 of them
-    "TCP_USER_TIMEOUT": 90_000,  # milliseconds without an answer, or room for more bytes (Linux)
+    "TCP_USER_TIMEOUT": 90_000,  # milliseconds that Linux waits for an answer, or for room
 }
 Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 
@@ -48,7 +48,7 @@ def serve(listener: socket.socket) -> None:
     clients: dict[int, Client] = {}  # by descriptor: select takes numbers faster than sockets
     reading = {listener_fd}  # the descriptors that we wait to read from
     writing: set[int] = set()  # the descriptors of the clients that we owe bytes
-    no_room = False  # whether accept() failed, as without a descriptor: we try it every PAUSE
+    no_room = False  # whether accept() failed, as without a descriptor. Then we try it again.
     while True:
         watched = reading
         timeout = None
@@ -57,12 +57,12 @@ def serve(listener: socket.socket) -> None:
             timeout = PAUSE
         try:
             readable, writable, _ = select.select(watched, writing, [], timeout)
-        except OSError:  # No memory is left; or, on Windows, no room and no clients to watch.
+        except OSError:  # No memory is left; or, on Windows, all sets are empty.
             time.sleep(PAUSE)
             readable, writable = [], []
-        for descriptor in readable + writable:  # Reading and writing share none.
+        for descriptor in readable + writable:  # No descriptor is in both.
             if descriptor == listener_fd:
-                continue  # New clients come last, only because clients that leave make room.
+                continue  # New clients come last: those that leave make room for them.
             client = clients[descriptor]
             if not client.turn():
                 del clients[descriptor]
@@ -191,8 +191,8 @@ def reopen_terminal() -> None:
     """If standard error is a terminal, let log() fail rather than wait for it.
 
     A terminal that nobody reads fills up. While it has room for half a line, select says that it is
-    writable, and the write of a line waits. O_NONBLOCK prevents that, but it belongs to the open
-    file, which the shell shares. So we open the terminal again, and let 2 (standard error) be that.
+    writable, and the write of a line waits. O_NONBLOCK prevents that. But if we set it on standard
+    error (2), the shell would get it, too. So we open the terminal again, and let 2 be that.
     """
     if sys.platform != "win32":
         with contextlib.suppress(OSError):  # Standard error is no terminal.
@@ -204,7 +204,7 @@ def reopen_terminal() -> None:
 def ask(name: str, default: Any, convert: Callable[[str], Any]) -> Any:
     """Ask for a value. Return convert(answer), or the default if the answer is blank, or missing.
 
-    While convert() raises ArgumentTypeError, ask again. Raises SystemExit if the input ends.
+    While convert() raises ArgumentTypeError, ask again. Raises SystemExit if the input ends then.
     """
     wrong = False
     while True:
