@@ -34,6 +34,7 @@ PORT_QUESTION = f"Port [{load('client').DEFAULT_PORT}]: "
 HERE = "127.0.0.1"
 MIB = 1 << 20
 RESET = b"\1\0\0\0\0\0\0\0"  # as SO_LINGER: close with a reset
+REFUSAL = load("client").SERVER_FULL
 
 
 @contextlib.contextmanager
@@ -272,7 +273,7 @@ def test_server_dies_in_the_middle():
 
 
 @pytest.mark.parametrize("reset", [False, True])
-@pytest.mark.parametrize("said", [b"", b"error: server full\n", b"half a li"])
+@pytest.mark.parametrize("said", [b"", REFUSAL, b"half a li"])
 def test_server_closes(said, reset):
     """If a server closes early, the client shows what it sent, and one line, with status 1."""
     with bad_server() as listener, start(HERE, port_of(listener)) as client:
@@ -284,10 +285,11 @@ def test_server_closes(said, reset):
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         assert client.wait(WAIT) == 1
         assert client.stdout.read() == b""
-        reason = (
-            "the server is full" if said.startswith(b"error") and not reset else "connection lost"
-        )
-        assert is_one_line(client.stderr.read().decode(), reason)
+        reasons = {"connection lost"}
+        if said == REFUSAL:  # Not every system shows that a reset has come after it.
+            reasons = {"the server is full", "connection lost"} if reset else {"the server is full"}
+        err = client.stderr.read().decode()
+        assert any(is_one_line(err, reason) for reason in reasons)
 
 
 @pytest.mark.parametrize(
@@ -344,23 +346,22 @@ def test_no_thread():
 @pytest.mark.parametrize("lines", [b"", b"1+1\n", b"1234567890+1234567\n", b"1+1\n2+2\n"])
 def test_refusal(lines):
     """A refusal is no reply, even if it has as many bytes as the input: one line, and status 1."""
-    refusal = b"error: server full\n"
     with bad_server() as listener, start(HERE, port_of(listener)) as client:
         with accept(listener) as sock:
             client.stdin.write(lines)
             client.stdin.close()
             assert read_all(sock) == lines
-            sock.sendall(refusal)
+            sock.sendall(REFUSAL)
         assert client.wait(WAIT) == 1
-        assert client.stdout.read() == refusal
+        assert client.stdout.read() == REFUSAL
         assert is_one_line(client.stderr.read().decode(), "client: the server is full")
 
 
 def test_echo_of_a_refusal():
     """What looks like a refusal is none if server4 sends it back."""
     with Server("server4") as server:
-        done = run("client", HERE, str(server.port), input=b"error: server full\n")
-        assert done == (0, b"error: server full\n", "")
+        done = run("client", HERE, str(server.port), input=REFUSAL)
+        assert done == (0, REFUSAL, "")
 
 
 @posix
