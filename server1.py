@@ -34,7 +34,7 @@ TIMEOUTS = {  # A client that has vanished is noticed after at most 60 + 10 * 5 
     "TCP_KEEPIDLE": 60,  # seconds of silence until the kernel probes whether it is still there
     "TCP_KEEPALIVE": 60,  # the same, as macOS calls it
     "TCP_KEEPINTVL": 5,  # seconds between probes; systems send 8 to 10 of them
-    "TCP_USER_TIMEOUT": 90_000,  # milliseconds that Linux waits for an answer, or for room
+    "TCP_USER_TIMEOUT": 90_000,  # milliseconds that Linux waits for an answer, or room at the client
 }
 Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 
@@ -162,10 +162,10 @@ SUM, PRODUCT, POWER = 1, 2, 3
 def power(base: float, exponent: float) -> float:
     """Return base**exponent. Raises OverflowError before it computes an integer that is too big."""
     if isinstance(base, int) and isinstance(exponent, int) and exponent > 0:
-        # 9 has 4 bits, so it is at least 2**3, and 9**5 is at least 2**(3*5).
+        # 9 has 4 bits, so it is at least 2**3, and 9**5 at least 2**(3*5). Is even that too big?
         if (base.bit_length() - 1) * exponent > TOO_BIG.bit_length():
             raise OverflowError
-        if -1 <= base <= 1:  # (-1)**7 is (-1)**3, and an exponent of 1,000 digits would cost time.
+        if -1 <= base <= 1:  # (-1)**7 is (-1)**3, and with a huge exponent it would take long.
             exponent = 2 + exponent % 2  # even or odd as before, but not 0, because 0**0 is 1
     result: complex = base**exponent  # (-2)**0.5 is complex.
     if isinstance(result, complex):
@@ -242,7 +242,7 @@ def expression(tokens: list[str], lowest: int) -> float:
             break
         tokens.pop()
         value = function(value, expression(tokens, right_lowest))
-        if type(value) is int and abs(value) >= TOO_BIG:  # Infinity may pass: 1 / 2e308 is 0.
+        if type(value) is int and abs(value) >= TOO_BIG:  # Infinity is for evaluate() to judge.
             raise OverflowError
     return value
 
@@ -283,8 +283,8 @@ def reopen_terminal() -> None:
     """If standard error is a terminal, let log() fail rather than wait for it.
 
     A terminal that nobody reads fills up. While it has room for half a line, select says that it is
-    writable, and the write of a line waits. O_NONBLOCK prevents that. But if we set it on standard
-    error (2), the shell would get it, too. So we open the terminal again, and let 2 be that.
+    writable, and the write of a line waits. O_NONBLOCK prevents that, but it belongs to the opened
+    terminal, which the shell shares. So we open it again, and let standard error (2) be that.
     """
     if sys.platform != "win32":
         with contextlib.suppress(OSError):  # Standard error is no terminal.
@@ -333,7 +333,7 @@ def listen(family: int, address: Address) -> socket.socket:
     if sys.platform != "win32":  # On Windows, this option would let two servers share a port.
         # We want to listen even if the port still has connections, perhaps in TIME_WAIT.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    # The connections inherit what follows (UNIX Network Programming, section 7.4).
+    # Connections get what follows from the listener (UNIX Network Programming, section 7.4).
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # sends a small reply at once
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in TIMEOUTS.items():

@@ -35,7 +35,7 @@ TIMEOUTS = {  # A client that has vanished is noticed after at most 60 + 10 * 5 
     "TCP_KEEPIDLE": 60,  # seconds of silence until the kernel probes whether it is still there
     "TCP_KEEPALIVE": 60,  # the same, as macOS calls it
     "TCP_KEEPINTVL": 5,  # seconds between probes; systems send 8 to 10 of them
-    "TCP_USER_TIMEOUT": 90_000,  # milliseconds that Linux waits for an answer, or for room
+    "TCP_USER_TIMEOUT": 90_000,  # milliseconds that Linux waits for an answer, or room at the client
 }
 Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 
@@ -43,16 +43,17 @@ Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 # --- The model: every client in a thread of its own ---------------------------------------------
 #
 # The threads share no data but the number of free places, so the replies need no lock. The two
-# locks are for new clients. A thread that waits for a lock sleeps. But Python runs one thread at a
-# time, and if hundreds want to run, each of them waits for many others. The main thread has to run
-# several times for each new client, because start() waits until the new thread runs. So a thread
-# that wants to compute, or to start another one, takes COMPUTING first, and sleeps until it has it.
-# (After recv or send, a thread runs only for an instant.)
+# locks are for new clients. Python runs one thread at a time. If hundreds want to run, each waits
+# for many others, and the main thread has to run several times for each new client, because start()
+# waits until the new thread runs. So a thread that wants to compute, or to start another one, first
+# waits for COMPUTING. While it waits for a lock, it sleeps, and is not in the way of others.
 #
-# With that lock alone, the main thread would be one of hundreds that wait for it. So the clients'
-# threads wait for ONE_CLIENT first, and only the one that has it waits for COMPUTING beside the
-# main thread. When it has computed, it gives back COMPUTING, and then ONE_CLIENT. So the main
-# thread takes COMPUTING while the next of the others still waits for ONE_CLIENT.
+# But with one lock, the main thread would be one of hundreds that wait for it. So the clients'
+# threads wait for ONE_CLIENT before that. This is how it looks when all are busy:
+#
+#     The thread of client A has ONE_CLIENT and COMPUTING, and computes.
+#     The threads of clients B, C, D and so on wait for ONE_CLIENT.
+#     The main thread waits for COMPUTING, alone. When A's thread gives that back, it is next.
 
 PLACES = threading.Semaphore(MAX_CLIENTS)  # counts those that are free
 COMPUTING = threading.Lock()  # held by a thread while it computes, or starts another one
@@ -192,10 +193,10 @@ SUM, PRODUCT, POWER = 1, 2, 3
 def power(base: float, exponent: float) -> float:
     """Return base**exponent. Raises OverflowError before it computes an integer that is too big."""
     if isinstance(base, int) and isinstance(exponent, int) and exponent > 0:
-        # 9 has 4 bits, so it is at least 2**3, and 9**5 is at least 2**(3*5).
+        # 9 has 4 bits, so it is at least 2**3, and 9**5 at least 2**(3*5). Is even that too big?
         if (base.bit_length() - 1) * exponent > TOO_BIG.bit_length():
             raise OverflowError
-        if -1 <= base <= 1:  # (-1)**7 is (-1)**3, and an exponent of 1,000 digits would cost time.
+        if -1 <= base <= 1:  # (-1)**7 is (-1)**3, and with a huge exponent it would take long.
             exponent = 2 + exponent % 2  # even or odd as before, but not 0, because 0**0 is 1
     result: complex = base**exponent  # (-2)**0.5 is complex.
     if isinstance(result, complex):
@@ -272,7 +273,7 @@ def expression(tokens: list[str], lowest: int) -> float:
             break
         tokens.pop()
         value = function(value, expression(tokens, right_lowest))
-        if type(value) is int and abs(value) >= TOO_BIG:  # Infinity may pass: 1 / 2e308 is 0.
+        if type(value) is int and abs(value) >= TOO_BIG:  # Infinity is for evaluate() to judge.
             raise OverflowError
     return value
 
@@ -313,8 +314,8 @@ def reopen_terminal() -> None:
     """If standard error is a terminal, let log() fail rather than wait for it.
 
     A terminal that nobody reads fills up. While it has room for half a line, select says that it is
-    writable, and the write of a line waits. O_NONBLOCK prevents that. But if we set it on standard
-    error (2), the shell would get it, too. So we open the terminal again, and let 2 be that.
+    writable, and the write of a line waits. O_NONBLOCK prevents that, but it belongs to the opened
+    terminal, which the shell shares. So we open it again, and let standard error (2) be that.
     """
     if sys.platform != "win32":
         with contextlib.suppress(OSError):  # Standard error is no terminal.
@@ -363,7 +364,7 @@ def listen(family: int, address: Address) -> socket.socket:
     if sys.platform != "win32":  # On Windows, this option would let two servers share a port.
         # We want to listen even if the port still has connections, perhaps in TIME_WAIT.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    # The connections inherit what follows (UNIX Network Programming, section 7.4).
+    # Connections get what follows from the listener (UNIX Network Programming, section 7.4).
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # sends a small reply at once
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in TIMEOUTS.items():

@@ -29,7 +29,7 @@ TIMEOUTS = {  # A client that has vanished is noticed after at most 60 + 10 * 5 
     "TCP_KEEPIDLE": 60,  # seconds of silence until the kernel probes whether it is still there
     "TCP_KEEPALIVE": 60,  # the same, as macOS calls it
     "TCP_KEEPINTVL": 5,  # seconds between probes; systems send 8 to 10 of them
-    "TCP_USER_TIMEOUT": 90_000,  # milliseconds that Linux waits for an answer, or for room
+    "TCP_USER_TIMEOUT": 90_000,  # milliseconds that Linux waits for an answer, or room at the client
 }
 Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 
@@ -191,8 +191,8 @@ def reopen_terminal() -> None:
     """If standard error is a terminal, let log() fail rather than wait for it.
 
     A terminal that nobody reads fills up. While it has room for half a line, select says that it is
-    writable, and the write of a line waits. O_NONBLOCK prevents that. But if we set it on standard
-    error (2), the shell would get it, too. So we open the terminal again, and let 2 be that.
+    writable, and the write of a line waits. O_NONBLOCK prevents that, but it belongs to the opened
+    terminal, which the shell shares. So we open it again, and let standard error (2) be that.
     """
     if sys.platform != "win32":
         with contextlib.suppress(OSError):  # Standard error is no terminal.
@@ -241,7 +241,7 @@ def listen(family: int, address: Address) -> socket.socket:
     if sys.platform != "win32":  # On Windows, this option would let two servers share a port.
         # We want to listen even if the port still has connections, perhaps in TIME_WAIT.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    # The connections inherit what follows (UNIX Network Programming, section 7.4).
+    # Connections get what follows from the listener (UNIX Network Programming, section 7.4).
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # sends a small reply at once
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in TIMEOUTS.items():
