@@ -36,7 +36,7 @@ TIMEOUTS = {  # A client that has vanished is noticed after at most 60 + 10 * 5 
     "TCP_KEEPIDLE": 60,  # seconds of silence until the kernel probes whether it is still there
     "TCP_KEEPALIVE": 60,  # the same, as macOS calls it
     "TCP_KEEPINTVL": 5,  # seconds between probes; systems send 8 to 10 of them
-    "TCP_USER_TIMEOUT": 90_000,  # milliseconds that Linux waits for an answer, or room at the client
+    "TCP_USER_TIMEOUT": 90_000,  # milliseconds that Linux waits for an acknowledgement, or room
 }
 Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 
