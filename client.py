@@ -157,7 +157,7 @@ def relay(sock: socket.socket) -> None:
                 if error.errno in (errno.EPIPE, errno.EINVAL):  # EINVAL on Windows
                     sys.exit(1)  # Nobody reads what we write any more: client.py ... | head
                 raise
-    if received.last == SERVER_FULL and sent.last != SERVER_FULL:  # If we sent it, it is an echo.
+    if received.last == SERVER_FULL and sent.last != SERVER_FULL:  # no echo of ours
         raise OSError("the server is full")
     if not all_sent.is_set():
         raise ConnectionError("not all of the input was sent")

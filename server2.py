@@ -43,21 +43,22 @@ Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 # --- The model: every client in a thread of its own ---------------------------------------------
 #
 # The threads share no data but the number of free places, so the replies need no lock. The two
-# locks are for new clients. Python runs one thread at a time. If hundreds want to run, each waits
-# for many others, and the main thread has to run several times for each new client, because start()
-# waits until the new thread runs. So a thread that wants to compute, or to start another one, first
-# waits for COMPUTING. While it waits for a lock, it sleeps, and is not in the way of others.
+# locks are for new clients. Python runs one thread at a time: the one that has the interpreter. To
+# start another thread, the main thread needs the interpreter several times, because start() waits
+# until the new thread runs. If hundreds of threads compete for it, new clients wait for seconds.
+# So the threads compete for locks instead, in two rounds:
 #
-# But with one lock, the main thread would be one of hundreds that wait for it. So the clients'
-# threads wait for ONE_CLIENT before that. This is how it looks when all are busy:
+#   1. The clients' threads that want to compute compete for ONE_CLIENT.
+#   2. The winner and the main thread compete for COMPUTING.
 #
-#     The thread of client A has ONE_CLIENT and COMPUTING, and computes.
-#     The threads of clients B, C, D and so on wait for ONE_CLIENT.
-#     The main thread waits for COMPUTING, alone. When A's thread gives that back, it is next.
+# The one that gets COMPUTING has the interpreter almost for itself, because a thread that waits for
+# a lock sleeps, and recv and send need the interpreter only for an instant. So the main thread has
+# one rival, and not hundreds. The rival gives back COMPUTING first, and ONE_CLIENT second, so that
+# the main thread gets COMPUTING before there is another rival.
 
 PLACES = threading.Semaphore(MAX_CLIENTS)  # counts those that are free
 COMPUTING = threading.Lock()  # held by a thread while it computes, or starts another one
-ONE_CLIENT = threading.Lock()  # held by a client's thread while it computes, or is next
+ONE_CLIENT = threading.Lock()  # held by a client's thread while it waits for that, or computes
 
 
 def serve(listener: socket.socket) -> None:
@@ -72,7 +73,8 @@ def serve(listener: socket.socket) -> None:
 
 def admit(sock: socket.socket, peer: Address) -> None:
     """Start a thread for a client. Raises RuntimeError or MemoryError if the system has none."""
-    with COMPUTING:  # A daemon thread ends with the program.
+    # start() returns when the thread runs, before it needs a lock. A daemon ends with the program.
+    with COMPUTING:
         threading.Thread(target=chat, args=(sock, peer), daemon=True).start()
 
 
@@ -196,7 +198,7 @@ def power(base: float, exponent: float) -> float:
         # 9 has 4 bits, so it is at least 2**3, and 9**5 at least 2**(3*5). Is even that too big?
         if (base.bit_length() - 1) * exponent > TOO_BIG.bit_length():
             raise OverflowError
-        if -1 <= base <= 1:  # (-1)**7 is (-1)**3, and with a huge exponent it would take long.
+        if -1 <= base <= 1:  # (-1)**7 is (-1)**3, which is cheaper if the exponent is huge.
             exponent = 2 + exponent % 2  # even or odd as before, but not 0, because 0**0 is 1
     result: complex = base**exponent  # (-2)**0.5 is complex.
     if isinstance(result, complex):
@@ -273,7 +275,7 @@ def expression(tokens: list[str], lowest: int) -> float:
             break
         tokens.pop()
         value = function(value, expression(tokens, right_lowest))
-        if type(value) is int and abs(value) >= TOO_BIG:  # Infinity is for evaluate() to judge.
+        if type(value) is int and abs(value) >= TOO_BIG:  # Infinity may pass: 3 / 1e999 is 0.0.
             raise OverflowError
     return value
 
@@ -314,8 +316,8 @@ def reopen_terminal() -> None:
     """If standard error is a terminal, let log() fail rather than wait for it.
 
     A terminal that nobody reads fills up. While it has room for half a line, select says that it is
-    writable, and the write of a line waits. O_NONBLOCK prevents that, but it belongs to the opened
-    terminal, which the shell shares. So we open it again, and let standard error (2) be that.
+    writable, and the write of a line waits. O_NONBLOCK prevents that. But we share standard error
+    (2) with the shell, which would get it, too. So we open the terminal again, and let 2 be that.
     """
     if sys.platform != "win32":
         with contextlib.suppress(OSError):  # Standard error is no terminal.

@@ -114,7 +114,7 @@ class Client:
             if self.owed:
                 sent = self.sock.send(self.owed)  # bytes that the kernel took, perhaps not all
                 self.owed = self.owed[sent:]
-            connected = bool(self.owed) or not self.finished  # We send or read more.
+            connected = bool(self.owed) or not self.finished  # until we have sent everything, too
         except BlockingIOError:  # Nothing can be read after all, or the kernel's buffer is full.
             connected = True
         except (OSError, MemoryError) as error:  # The connection is lost, or no memory is left.
@@ -228,7 +228,7 @@ def power(base: float, exponent: float) -> float:
         # 9 has 4 bits, so it is at least 2**3, and 9**5 at least 2**(3*5). Is even that too big?
         if (base.bit_length() - 1) * exponent > TOO_BIG.bit_length():
             raise OverflowError
-        if -1 <= base <= 1:  # (-1)**7 is (-1)**3, and with a huge exponent it would take long.
+        if -1 <= base <= 1:  # (-1)**7 is (-1)**3, which is cheaper if the exponent is huge.
             exponent = 2 + exponent % 2  # even or odd as before, but not 0, because 0**0 is 1
     result: complex = base**exponent  # (-2)**0.5 is complex.
     if isinstance(result, complex):
@@ -305,7 +305,7 @@ def expression(tokens: list[str], lowest: int) -> float:
             break
         tokens.pop()
         value = function(value, expression(tokens, right_lowest))
-        if type(value) is int and abs(value) >= TOO_BIG:  # Infinity is for evaluate() to judge.
+        if type(value) is int and abs(value) >= TOO_BIG:  # Infinity may pass: 3 / 1e999 is 0.0.
             raise OverflowError
     return value
 
@@ -346,8 +346,8 @@ def reopen_terminal() -> None:
     """If standard error is a terminal, let log() fail rather than wait for it.
 
     A terminal that nobody reads fills up. While it has room for half a line, select says that it is
-    writable, and the write of a line waits. O_NONBLOCK prevents that, but it belongs to the opened
-    terminal, which the shell shares. So we open it again, and let standard error (2) be that.
+    writable, and the write of a line waits. O_NONBLOCK prevents that. But we share standard error
+    (2) with the shell, which would get it, too. So we open the terminal again, and let 2 be that.
     """
     if sys.platform != "win32":
         with contextlib.suppress(OSError):  # Standard error is no terminal.

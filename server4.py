@@ -107,7 +107,7 @@ class Client:
             if self.owed:
                 sent = self.sock.send(self.owed)  # bytes that the kernel took, perhaps not all
                 self.owed = self.owed[sent:]
-            connected = bool(self.owed) or not self.finished  # We send or read more.
+            connected = bool(self.owed) or not self.finished  # until we have sent everything, too
         except BlockingIOError:  # Nothing can be read after all, or the kernel's buffer is full.
             connected = True
         except (OSError, MemoryError) as error:  # The connection is lost, or no memory is left.
@@ -191,8 +191,8 @@ def reopen_terminal() -> None:
     """If standard error is a terminal, let log() fail rather than wait for it.
 
     A terminal that nobody reads fills up. While it has room for half a line, select says that it is
-    writable, and the write of a line waits. O_NONBLOCK prevents that, but it belongs to the opened
-    terminal, which the shell shares. So we open it again, and let standard error (2) be that.
+    writable, and the write of a line waits. O_NONBLOCK prevents that. But we share standard error
+    (2) with the shell, which would get it, too. So we open the terminal again, and let 2 be that.
     """
     if sys.platform != "win32":
         with contextlib.suppress(OSError):  # Standard error is no terminal.
