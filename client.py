@@ -141,7 +141,7 @@ def relay(sock: socket.socket) -> None:
             while data := os.read(0, CHUNK):
                 sent.add(data)
                 sock.sendall(data)
-            all_sent.set()  # before the shutdown: the server then closes, and relay() checks this
+            all_sent.set()  # After the shutdown it might be too late for the check below.
         with contextlib.suppress(OSError):
             sock.shutdown(socket.SHUT_WR)
 
@@ -157,7 +157,8 @@ def relay(sock: socket.socket) -> None:
                 if error.errno in (errno.EPIPE, errno.EINVAL):  # EINVAL on Windows
                     sys.exit(1)  # Nobody reads what we write any more: client.py ... | head
                 raise
-    if received.last == SERVER_FULL and sent.last != SERVER_FULL:  # no echo of ours
+    # If we have sent this very line, it is the echo of server4.
+    if received.last == SERVER_FULL and sent.last != SERVER_FULL:
         raise OSError("the server is full")
     if not all_sent.is_set():
         raise ConnectionError("not all of the input was sent")

@@ -333,7 +333,7 @@ def listen(family: int, address: Address) -> socket.socket:
     if sys.platform != "win32":  # On Windows, this option would let two servers share a port.
         # We want to listen even if the port still has connections, perhaps in TIME_WAIT.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    # Connections get what follows from the listener (UNIX Network Programming, section 7.4).
+    # Accepted sockets inherit the options below (UNIX Network Programming, section 7.4).
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # sends a small reply at once
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in TIMEOUTS.items():

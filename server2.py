@@ -51,14 +51,14 @@ Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 #   1. The clients' threads that want to compute compete for ONE_CLIENT.
 #   2. The winner and the main thread compete for COMPUTING.
 #
-# The one that gets COMPUTING has the interpreter almost for itself, because a thread that waits for
-# a lock sleeps, and recv and send need the interpreter only for an instant. So the main thread has
-# one rival, and not hundreds. The rival gives back COMPUTING first, and ONE_CLIENT second, so that
-# the main thread gets COMPUTING before there is another rival.
+# A thread that waits for a lock sleeps, so the one that gets COMPUTING has the interpreter almost
+# for itself. (The others need it only for an instant, after recv or send.) And the main thread has
+# one rival, and not hundreds. With statements give locks back in reverse order, so that the rival
+# gives back COMPUTING first: the main thread usually gets it before there is another rival.
 
 PLACES = threading.Semaphore(MAX_CLIENTS)  # counts those that are free
 COMPUTING = threading.Lock()  # held by a thread while it computes, or starts another one
-ONE_CLIENT = threading.Lock()  # held by a client's thread while it waits for that, or computes
+ONE_CLIENT = threading.Lock()  # held by a client's thread while it waits for COMPUTING, and has it
 
 
 def serve(listener: socket.socket) -> None:
@@ -73,7 +73,7 @@ def serve(listener: socket.socket) -> None:
 
 def admit(sock: socket.socket, peer: Address) -> None:
     """Start a thread for a client. Raises RuntimeError or MemoryError if the system has none."""
-    # start() returns when the thread runs, before it needs a lock. A daemon ends with the program.
+    # start() returns before the new thread needs a lock. A daemon thread ends with the program.
     with COMPUTING:
         threading.Thread(target=chat, args=(sock, peer), daemon=True).start()
 
@@ -366,7 +366,7 @@ def listen(family: int, address: Address) -> socket.socket:
     if sys.platform != "win32":  # On Windows, this option would let two servers share a port.
         # We want to listen even if the port still has connections, perhaps in TIME_WAIT.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    # Connections get what follows from the listener (UNIX Network Programming, section 7.4).
+    # Accepted sockets inherit the options below (UNIX Network Programming, section 7.4).
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # sends a small reply at once
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in TIMEOUTS.items():

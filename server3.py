@@ -64,7 +64,7 @@ def serve(listener: socket.socket) -> None:
             timeout = PAUSE
         try:
             readable, writable, _ = select.select(watched, writing, [], timeout)
-        except OSError:  # No memory is left; or, on Windows, all sets are empty.
+        except OSError:  # No memory is left; or all sets are empty, an error on Windows.
             time.sleep(PAUSE)
             readable, writable = [], []
         for descriptor in readable + writable:  # No descriptor is in both.
@@ -114,7 +114,7 @@ class Client:
             if self.owed:
                 sent = self.sock.send(self.owed)  # bytes that the kernel took, perhaps not all
                 self.owed = self.owed[sent:]
-            connected = bool(self.owed) or not self.finished  # until we have sent everything, too
+            connected = bool(self.owed) or not self.finished  # We have to send or to read.
         except BlockingIOError:  # Nothing can be read after all, or the kernel's buffer is full.
             connected = True
         except (OSError, MemoryError) as error:  # The connection is lost, or no memory is left.
@@ -396,7 +396,7 @@ def listen(family: int, address: Address) -> socket.socket:
     if sys.platform != "win32":  # On Windows, this option would let two servers share a port.
         # We want to listen even if the port still has connections, perhaps in TIME_WAIT.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    # Connections get what follows from the listener (UNIX Network Programming, section 7.4).
+    # Accepted sockets inherit the options below (UNIX Network Programming, section 7.4).
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # sends a small reply at once
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in TIMEOUTS.items():
