@@ -141,7 +141,7 @@ def relay(sock: socket.socket) -> None:
             while data := os.read(0, CHUNK):
                 sent.add(data)
                 sock.sendall(data)
-            all_sent.set()  # After the shutdown it might be too late for the check below.
+            all_sent.set()  # The shutdown lets the server close, and then relay() checks this.
         with contextlib.suppress(OSError):
             sock.shutdown(socket.SHUT_WR)
 
@@ -162,7 +162,7 @@ def relay(sock: socket.socket) -> None:
         raise OSError("the server is full")
     if not all_sent.is_set():
         raise ConnectionError("not all of the input was sent")
-    # We do not know which server it is, so either will do.
+    # We do not know which server it is, so one of the two will do.
     every_line_has_its_reply = received.line_ends >= sent.lines()  # as from servers 1 to 3
     every_byte_is_back = received.size == sent.size  # as from server4
     if not (every_line_has_its_reply or every_byte_is_back):

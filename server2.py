@@ -46,15 +46,16 @@ Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 # locks are for new clients. Python runs one thread at a time: the one that has the interpreter. To
 # start another thread, the main thread needs the interpreter several times, because start() waits
 # until the new thread runs. If hundreds of threads compete for it, new clients wait for seconds.
-# So the threads compete for locks instead, in two rounds:
+# So the threads compete for locks instead, because a thread that waits for a lock sleeps. With one
+# lock, the main thread would be one of hundreds that wait for it. So there are two:
 #
-#   1. The clients' threads that want to compute compete for ONE_CLIENT.
-#   2. The winner and the main thread compete for COMPUTING.
+#   1. The clients' threads that want to compute compete for ONE_CLIENT. Let A get it.
+#   2. A and the main thread compete for COMPUTING. Let A get it. It computes, and gives it back.
+#   3. Only the main thread waits for COMPUTING now, so it gets it (nearly always), and starts a
+#      new thread.
+#   4. A gives back ONE_CLIENT. The next thread gets it, and waits for COMPUTING.
 #
-# A thread that waits for a lock sleeps, so the one that gets COMPUTING has the interpreter almost
-# for itself. (The others need it only for an instant, after recv or send.) And the main thread has
-# one rival, and not hundreds. With statements give locks back in reverse order, so that the rival
-# gives back COMPUTING first: the main thread usually gets it before there is another rival.
+# The other threads need the interpreter only for an instant, after recv or send.
 
 PLACES = threading.Semaphore(MAX_CLIENTS)  # counts those that are free
 COMPUTING = threading.Lock()  # held by a thread while it computes, or starts another one
@@ -73,7 +74,8 @@ def serve(listener: socket.socket) -> None:
 
 def admit(sock: socket.socket, peer: Address) -> None:
     """Start a thread for a client. Raises RuntimeError or MemoryError if the system has none."""
-    # start() returns before the new thread needs a lock. A daemon thread ends with the program.
+    # There is no deadlock: start() waits until the new thread runs, and not for what chat() does.
+    # A daemon thread ends with the program.
     with COMPUTING:
         threading.Thread(target=chat, args=(sock, peer), daemon=True).start()
 
@@ -84,7 +86,7 @@ def chat(sock: socket.socket, peer: Address) -> None:
         log(f"{show(peer)} connected")
         conversation = Conversation()
         while data := sock.recv(CHUNK):  # b"" means that the client has closed its sending side.
-            with ONE_CLIENT, COMPUTING:
+            with ONE_CLIENT, COMPUTING:  # It gives them back in reverse order.
                 replies = conversation.feed(data)
             sock.sendall(replies)  # without the locks: a slow client delays only its own thread
         with ONE_CLIENT, COMPUTING:
@@ -187,7 +189,7 @@ def reply(line: bytes) -> bytes:
 #          PRODUCT. So expression(SUM) has the value of 2-3, and goes on with - and 4.
 #   2**3**2: the right operand of ** may contain **, so this is 2**(3**2).
 #   -2**2: the operand of a sign may contain **, so this is -(2**2).
-#   -2*3: it may contain no other operator, so this is (-2)*3.
+#   -2*3: the operand of a sign may contain no other operator, so this is (-2)*3.
 
 SUM, PRODUCT, POWER = 1, 2, 3
 
@@ -195,7 +197,8 @@ SUM, PRODUCT, POWER = 1, 2, 3
 def power(base: float, exponent: float) -> float:
     """Return base**exponent. Raises OverflowError before it computes an integer that is too big."""
     if isinstance(base, int) and isinstance(exponent, int) and exponent > 0:
-        # 9 has 4 bits, so it is at least 2**3, and 9**5 at least 2**(3*5). Is even that too big?
+        # 9 has 4 bits, so it is at least 2**3, and 9**5 at least 2**(3*5). If that is too big, so
+        # is 9**5. If not, expression() checks the result.
         if (base.bit_length() - 1) * exponent > TOO_BIG.bit_length():
             raise OverflowError
         if -1 <= base <= 1:  # (-1)**7 is (-1)**3, which is cheaper if the exponent is huge.
@@ -316,8 +319,8 @@ def reopen_terminal() -> None:
     """If standard error is a terminal, let log() fail rather than wait for it.
 
     A terminal that nobody reads fills up. While it has room for half a line, select says that it is
-    writable, and the write of a line waits. O_NONBLOCK prevents that. But we share standard error
-    (2) with the shell, which would get it, too. So we open the terminal again, and let 2 be that.
+    writable, and the write of a line waits. O_NONBLOCK prevents that. But it belongs to the open
+    file that 2 (standard error) stands for, and the shell shares that. So we open another one.
     """
     if sys.platform != "win32":
         with contextlib.suppress(OSError):  # Standard error is no terminal.

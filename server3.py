@@ -61,7 +61,7 @@ def serve(listener: socket.socket) -> None:
         timeout = None
         if no_room:  # The listener is readable all the time, so select would return at once.
             watched = reading - {listener_fd}
-            timeout = PAUSE
+            timeout = PAUSE  # We try again after this time, or earlier.
         try:
             readable, writable, _ = select.select(watched, writing, [], timeout)
         except OSError:  # No memory is left; or all sets are empty, an error on Windows.
@@ -217,7 +217,7 @@ def reply(line: bytes) -> bytes:
 #          PRODUCT. So expression(SUM) has the value of 2-3, and goes on with - and 4.
 #   2**3**2: the right operand of ** may contain **, so this is 2**(3**2).
 #   -2**2: the operand of a sign may contain **, so this is -(2**2).
-#   -2*3: it may contain no other operator, so this is (-2)*3.
+#   -2*3: the operand of a sign may contain no other operator, so this is (-2)*3.
 
 SUM, PRODUCT, POWER = 1, 2, 3
 
@@ -225,7 +225,8 @@ SUM, PRODUCT, POWER = 1, 2, 3
 def power(base: float, exponent: float) -> float:
     """Return base**exponent. Raises OverflowError before it computes an integer that is too big."""
     if isinstance(base, int) and isinstance(exponent, int) and exponent > 0:
-        # 9 has 4 bits, so it is at least 2**3, and 9**5 at least 2**(3*5). Is even that too big?
+        # 9 has 4 bits, so it is at least 2**3, and 9**5 at least 2**(3*5). If that is too big, so
+        # is 9**5. If not, expression() checks the result.
         if (base.bit_length() - 1) * exponent > TOO_BIG.bit_length():
             raise OverflowError
         if -1 <= base <= 1:  # (-1)**7 is (-1)**3, which is cheaper if the exponent is huge.
@@ -346,8 +347,8 @@ def reopen_terminal() -> None:
     """If standard error is a terminal, let log() fail rather than wait for it.
 
     A terminal that nobody reads fills up. While it has room for half a line, select says that it is
-    writable, and the write of a line waits. O_NONBLOCK prevents that. But we share standard error
-    (2) with the shell, which would get it, too. So we open the terminal again, and let 2 be that.
+    writable, and the write of a line waits. O_NONBLOCK prevents that. But it belongs to the open
+    file that 2 (standard error) stands for, and the shell shares that. So we open another one.
     """
     if sys.platform != "win32":
         with contextlib.suppress(OSError):  # Standard error is no terminal.

@@ -54,7 +54,7 @@ def serve(listener: socket.socket) -> None:
         timeout = None
         if no_room:  # The listener is readable all the time, so select would return at once.
             watched = reading - {listener_fd}
-            timeout = PAUSE
+            timeout = PAUSE  # We try again after this time, or earlier.
         try:
             readable, writable, _ = select.select(watched, writing, [], timeout)
         except OSError:  # No memory is left; or all sets are empty, an error on Windows.
@@ -191,8 +191,8 @@ def reopen_terminal() -> None:
     """If standard error is a terminal, let log() fail rather than wait for it.
 
     A terminal that nobody reads fills up. While it has room for half a line, select says that it is
-    writable, and the write of a line waits. O_NONBLOCK prevents that. But we share standard error
-    (2) with the shell, which would get it, too. So we open the terminal again, and let 2 be that.
+    writable, and the write of a line waits. O_NONBLOCK prevents that. But it belongs to the open
+    file that 2 (standard error) stands for, and the shell shares that. So we open another one.
     """
     if sys.platform != "win32":
         with contextlib.suppress(OSError):  # Standard error is no terminal.
