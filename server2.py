@@ -46,20 +46,22 @@ Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 # locks are for new clients. Python runs one thread at a time: the one that has the interpreter. To
 # start another thread, the main thread needs the interpreter several times, because start() waits
 # until the new thread runs. If hundreds of threads compete for it, new clients wait for seconds.
-# So the threads compete for locks instead, because a thread that waits for a lock sleeps. With one
-# lock, the main thread would be one of hundreds that wait for it. So there are two:
 #
-#   1. The clients' threads that want to compute compete for ONE_CLIENT. Let A get it.
-#   2. A and the main thread compete for COMPUTING. Let A get it. It computes, and gives it back.
-#   3. Only the main thread waits for COMPUTING now, so it gets it (nearly always), and starts a
-#      new thread.
-#   4. A gives back ONE_CLIENT. The next thread gets it, and waits for COMPUTING.
+# So a thread computes only while it has the lock COMPUTING. While the main thread has it, to start
+# a thread, nobody computes, and the interpreter is free whenever the main thread needs it. (After
+# recv or send, other threads need it, but only for an instant.) With that lock alone, however, the
+# main thread would be one of hundreds that wait for it. So there is a second one:
 #
-# The other threads need the interpreter only for an instant, after recv or send.
+#   1. The clients' threads that want to compute wait for ONE_CLIENT. Say A gets it.
+#   2. A and the main thread wait for COMPUTING. Say A gets it. It computes, and gives it back.
+#   3. Only the main thread waits for COMPUTING now. It gets it, and starts a thread.
+#   4. A gives back ONE_CLIENT. Say B gets it. B waits for COMPUTING until the main thread is done.
+#
+# If B is very quick, it computes before the main thread has its turn, but that is rare.
 
 PLACES = threading.Semaphore(MAX_CLIENTS)  # counts those that are free
 COMPUTING = threading.Lock()  # held by a thread while it computes, or starts another one
-ONE_CLIENT = threading.Lock()  # held by a client's thread while it waits for COMPUTING, and has it
+ONE_CLIENT = threading.Lock()  # held by a client's thread while it waits for COMPUTING, or has it
 
 
 def serve(listener: socket.socket) -> None:
@@ -319,13 +321,13 @@ def reopen_terminal() -> None:
     """If standard error is a terminal, let log() fail rather than wait for it.
 
     A terminal that nobody reads fills up. While it has room for half a line, select says that it is
-    writable, and the write of a line waits. O_NONBLOCK prevents that. But it belongs to the open
-    file that 2 (standard error) stands for, and the shell shares that. So we open another one.
+    writable, and the write of a line waits. O_NONBLOCK prevents that. If we set it on standard error
+    (2), the shell would have it, too, because it uses the same open file. So we open another one.
     """
     if sys.platform != "win32":
         with contextlib.suppress(OSError):  # Standard error is no terminal.
             terminal = os.open(os.ttyname(2), os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
-            os.dup2(terminal, 2)
+            os.dup2(terminal, 2)  # 2 stands for the new one now.
             os.close(terminal)
 
 
