@@ -141,7 +141,7 @@ def relay(sock: socket.socket) -> None:
             while data := os.read(0, CHUNK):
                 sent.add(data)
                 sock.sendall(data)
-            all_sent.set()  # The shutdown lets the server close, and then relay() checks this.
+            all_sent.set()  # before the shutdown, after which the server closes: we check it then
         with contextlib.suppress(OSError):
             sock.shutdown(socket.SHUT_WR)
 
@@ -158,7 +158,7 @@ def relay(sock: socket.socket) -> None:
                     sys.exit(1)  # Nobody reads what we write any more: client.py ... | head
                 raise
     # If we have sent this very line, it is the echo of server4.
-    if received.last == SERVER_FULL and sent.last != SERVER_FULL:
+    if received.start == SERVER_FULL and sent.start != SERVER_FULL:
         raise OSError("the server is full")
     if not all_sent.is_set():
         raise ConnectionError("not all of the input was sent")
@@ -173,20 +173,21 @@ class Traffic:
     """What has passed in one direction."""
 
     def __init__(self) -> None:
+        self.start = b""  # the first bytes, at most 100
         self.size = 0  # bytes
         self.line_ends = 0
-        self.last = b""  # the bytes that passed last
+        self.in_a_line = False  # whether the last line has no end
 
     def add(self, data: bytes) -> None:
         """Count data, the next bytes."""
+        self.start = (self.start + data)[:100]
         self.size += len(data)
         self.line_ends += data.count(b"\n")
-        self.last = data
+        self.in_a_line = not data.endswith(b"\n")
 
     def lines(self) -> int:
         """Return how many lines have passed. The last one counts even if it has no end."""
-        unended = self.size > 0 and not self.last.endswith(b"\n")
-        return self.line_ends + (1 if unended else 0)
+        return self.line_ends + (1 if self.in_a_line else 0)
 
 
 # --- The same as in the servers -----------------------------------------------------------------

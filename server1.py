@@ -284,8 +284,8 @@ def reopen_terminal() -> None:
     """If standard error is a terminal, let log() fail rather than wait for it.
 
     A terminal that nobody reads fills up. While it has room for half a line, select says that it is
-    writable, and the write of a line waits. O_NONBLOCK prevents that. If we set it on standard error
-    (2), the shell would have it, too, because it uses the same open file. So we open another one.
+    writable, and the write of a line waits. O_NONBLOCK prevents that. If we set it on 2, standard
+    error, the shell would have it, too, because it uses the same open file. So we open another one.
     """
     if sys.platform != "win32":
         with contextlib.suppress(OSError):  # Standard error is no terminal.

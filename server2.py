@@ -57,7 +57,8 @@ Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 #   3. Only the main thread waits for COMPUTING now. It gets it, and starts a thread.
 #   4. A gives back ONE_CLIENT. Say B gets it. B waits for COMPUTING until the main thread is done.
 #
-# If B is very quick, it computes before the main thread has its turn, but that is rare.
+# A lock does not go to the thread that has waited longest, but to the first that asks when it is
+# free. So B may get COMPUTING before the main thread, but that is rare.
 
 PLACES = threading.Semaphore(MAX_CLIENTS)  # counts those that are free
 COMPUTING = threading.Lock()  # held by a thread while it computes, or starts another one
@@ -321,8 +322,8 @@ def reopen_terminal() -> None:
     """If standard error is a terminal, let log() fail rather than wait for it.
 
     A terminal that nobody reads fills up. While it has room for half a line, select says that it is
-    writable, and the write of a line waits. O_NONBLOCK prevents that. If we set it on standard error
-    (2), the shell would have it, too, because it uses the same open file. So we open another one.
+    writable, and the write of a line waits. O_NONBLOCK prevents that. If we set it on 2, standard
+    error, the shell would have it, too, because it uses the same open file. So we open another one.
     """
     if sys.platform != "win32":
         with contextlib.suppress(OSError):  # Standard error is no terminal.

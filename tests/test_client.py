@@ -357,6 +357,20 @@ def test_refusal(lines):
         assert is_one_line(client.stderr.read().decode(), "client: the server is full")
 
 
+def test_refusal_in_pieces():
+    """A refusal may come in pieces. A line of an echo that looks like one is none."""
+    for lines, replies, status in [(b"1+1\n", REFUSAL, 1), (b"a\n" + REFUSAL, b"a\n" + REFUSAL, 0)]:
+        with bad_server() as listener, start(HERE, port_of(listener)) as client:
+            with accept(listener) as sock:
+                client.stdin.write(lines)
+                client.stdin.close()
+                assert read_all(sock) == lines
+                for piece in (replies[:2], replies[2:]):
+                    sock.sendall(piece)
+                    assert client.stdout.read(len(piece)) == piece
+            assert client.wait(WAIT) == status
+
+
 def test_echo_of_a_refusal():
     """What looks like a refusal is none if server4 sends it back."""
     with Server("server4") as server:
