@@ -180,7 +180,7 @@ class Traffic:
 
     def add(self, data: bytes) -> None:
         """Count data, the next bytes."""
-        self.start = (self.start + data)[:100]
+        self.start += data[: 100 - len(self.start)]
         self.size += len(data)
         self.line_ends += data.count(b"\n")
         self.in_a_line = not data.endswith(b"\n")

@@ -24,7 +24,7 @@ from typing import Any, TextIO
 
 NAME = "server3"
 DEFAULT_PORT = 10000
-BACKLOG = 1024  # connections that the kernel keeps until we accept them, or stop listening
+BACKLOG = 1024  # connections that the kernel keeps until we accept them
 MAX_CLIENTS = 511 if sys.platform == "win32" else 1000  # On Windows, select takes 512 sockets.
 MAX_DESCRIPTOR = 1023  # the highest that select can watch on other systems
 GROUP = 64  # clients to accept in a row, before the others get their turn
@@ -353,7 +353,7 @@ def reopen_terminal() -> None:
     if sys.platform != "win32":
         with contextlib.suppress(OSError):  # Standard error is no terminal.
             terminal = os.open(os.ttyname(2), os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
-            os.dup2(terminal, 2)  # 2 stands for the new one now.
+            os.dup2(terminal, 2)
             os.close(terminal)
 
 
@@ -423,8 +423,7 @@ def log(text: str, stream: TextIO = sys.stderr) -> None:
     """Write a line to the stream. Drop it if that would fail, or would have to wait."""
     with contextlib.suppress(OSError, AttributeError):  # A closed stream is None.
         descriptor = stream.fileno()
-        # A pipe that nobody reads fills up, and is then not in [1], the list of what is writable.
-        # (On Windows, select takes sockets only.)
+        # A pipe that nobody reads fills up. (On Windows, select takes sockets only.)
         if sys.platform == "win32" or select.select([], [descriptor], [], 0)[1]:
             os.write(descriptor, f"{text}\n".encode())
 
