@@ -27,6 +27,7 @@ NAME = "server2"
 DEFAULT_PORT = 10000
 BACKLOG = 1024  # connections that the kernel keeps until we accept them
 MAX_CLIENTS = 1000
+GROUP = 64  # clients to accept in a row, before the others get their turn
 CHUNK = 512  # bytes to read at a time: few, because others wait while we compute the replies
 PAUSE = 0.01  # seconds until we try again when the system has run out of something
 MAX_LINE = 1024  # bytes, without the end of the line
@@ -42,57 +43,65 @@ Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 
 # --- The model: every client in a thread of its own ---------------------------------------------
 #
-# The threads share no data but the number of free places, so the replies need no lock. The two
-# locks are for new clients. Python runs one thread at a time: the one that has the interpreter. To
-# start another thread, the main thread needs the interpreter several times, because start() waits
-# until the new thread runs. If hundreds of threads compete for it, new clients wait for seconds.
-#
-# So a thread computes only while it has the lock COMPUTING. While the main thread has it, to start
-# a thread, nobody computes, and the interpreter is free whenever the main thread needs it. (After
-# recv or send, other threads need it, but only for an instant.) With that lock alone, however, the
-# main thread would be one of hundreds that wait for it. So there is a second one:
-#
-#   1. The clients' threads that want to compute wait for ONE_CLIENT. Say A gets it.
-#   2. A and the main thread wait for COMPUTING. Say A gets it. It computes, and gives it back.
-#   3. Only the main thread waits for COMPUTING now. It gets it, and starts a thread.
-#   4. A gives back ONE_CLIENT. Say B gets it. B waits for COMPUTING until the main thread is done.
-#
-# A lock does not go to the thread that has waited longest, but to the first that asks when it is
-# free. So B may get COMPUTING before the main thread, but that is rare.
+# The threads share no data but the number of free places, so the replies need no lock. COMPUTING is
+# for new clients. Python runs one thread at a time, and start() waits until the new thread has run.
+# If hundreds of threads always have something to compute, the main thread and the new one wait for
+# their turns again and again, and new clients wait for seconds. So a thread computes only while it
+# has the lock. When the main thread has it, nobody computes, and it starts many threads in a row.
 
 PLACES = threading.Semaphore(MAX_CLIENTS)  # counts those that are free
-COMPUTING = threading.Lock()  # held by a thread while it computes, or starts another one
-ONE_CLIENT = threading.Lock()  # held by a client's thread while it waits for COMPUTING, or has it
+COMPUTING = threading.Lock()  # held by the thread that computes, or that starts others
 
 
 def serve(listener: socket.socket) -> None:
     """Serve all clients that connect, each in a thread of its own, for ever."""
+    listener.setblocking(False)  # so that accept() fails when no more clients wait
     while True:
-        sock, peer = retry(listener.accept)
-        if PLACES.acquire(blocking=False):  # chat() releases it.
-            retry(admit, sock, peer)
-        else:
-            refuse(sock, peer)
+        newcomers = []
+        for sock, peer in retry(accept_group, listener):
+            if PLACES.acquire(blocking=False):  # chat() releases it.
+                newcomers.append((sock, peer))
+            else:
+                refuse(sock, peer)
+        retry(start_threads, newcomers)
 
 
-def admit(sock: socket.socket, peer: Address) -> None:
-    """Start a thread for a client. Raises RuntimeError or MemoryError if the system has none."""
-    # There is no deadlock: start() waits until the new thread runs, and not for what chat() does.
-    # A daemon thread ends with the program.
+def accept_group(listener: socket.socket) -> list[tuple[socket.socket, Address]]:
+    """Wait for a client. Accept it, and others that wait. Return their sockets and addresses.
+
+    Raises OSError if the first one cannot be accepted, as without a free descriptor.
+    """
+    select.select([listener], [], [])
+    group = [listener.accept()]
+    with contextlib.suppress(OSError):  # No more clients wait, or the next call raises it again.
+        while len(group) < GROUP:
+            group.append(listener.accept())
+    return group
+
+
+def start_threads(newcomers: list[tuple[socket.socket, Address]]) -> None:
+    """Start a thread for each client, and take the client from the list.
+
+    Raises RuntimeError or MemoryError if the system has no thread for the next one.
+    """
     with COMPUTING:
-        threading.Thread(target=chat, args=(sock, peer), daemon=True).start()
+        while newcomers:
+            # A daemon thread ends with the program.
+            threading.Thread(target=chat, args=newcomers[0], daemon=True).start()
+            del newcomers[0]
 
 
 def chat(sock: socket.socket, peer: Address) -> None:
     """Answer a client's lines until it disconnects, and give its place to another client."""
     try:
         log(f"{show(peer)} connected")
+        sock.setblocking(True)  # On some systems, it inherits from the listener that it is not.
         conversation = Conversation()
         while data := sock.recv(CHUNK):  # b"" means that the client has closed its sending side.
-            with ONE_CLIENT, COMPUTING:  # It gives them back in reverse order.
+            with COMPUTING:
                 replies = conversation.feed(data)
-            sock.sendall(replies)  # without the locks: a slow client delays only its own thread
-        with ONE_CLIENT, COMPUTING:
+            sock.sendall(replies)  # without the lock: a slow client delays only its own thread
+        with COMPUTING:
             replies = conversation.end()
         sock.sendall(replies)
         log(f"{show(peer)} disconnected")
@@ -110,7 +119,7 @@ def retry(call: Callable[..., Any], *arguments: object) -> Any:
     while True:
         try:
             return call(*arguments)
-        except ConnectionError:  # accept() raises it if the client has disconnected already.
+        except (ConnectionError, BlockingIOError):  # The client has disconnected already.
             continue
         except (OSError, RuntimeError, MemoryError) as error:  # RuntimeError: no more threads
             if not waiting:
