@@ -33,6 +33,7 @@ PEEK = getattr(socket, "MSG_PEEK", 0) | getattr(socket, "MSG_DONTWAIT", 0)
 real_accept = socket.socket.accept
 real_bind = socket.socket.bind
 real_select = select.select
+real_set_blocking = os.set_blocking
 real_write = os.write
 
 
@@ -51,8 +52,13 @@ def select_sockets(reading, writing, exceptional, timeout=None):
 
 
 def accept_connected(listener):
-    """Accept a connection. Raises ConnectionResetError when the client has reset it already."""
+    """Accept a connection, which inherits from the listener that its calls do not wait.
+
+    Raises ConnectionResetError when the client has reset it already.
+    """
     sock, peer = real_accept(listener)
+    if listener.gettimeout() == 0:
+        real_set_blocking(sock.fileno(), False)
     try:
         sock.recv(1, PEEK)
     except BlockingIOError:
