@@ -36,7 +36,7 @@ TIMEOUTS = {  # A client that has vanished is noticed after at most 60 + 10 * 5 
     "TCP_KEEPIDLE": 60,  # seconds of silence until the kernel probes whether it is still there
     "TCP_KEEPALIVE": 60,  # the same, as macOS calls it
     "TCP_KEEPINTVL": 5,  # seconds between probes; systems send 8 to 10 of them
-    "TCP_USER_TIMEOUT": 90_000,  # milliseconds that Linux waits for an acknowledgement, or room
+    "TCP_USER_TIMEOUT": 90_000,  # milliseconds until Linux gives up a client that takes nothing
 }
 Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 
@@ -237,11 +237,11 @@ SIGNS = {"+", "-"}
 NUMBER_STARTS = "0123456789."
 END = "the end of the line"  # the last token, so that there is always a next one
 # "2**.5+x" has the tokens "2", "**", ".5", "+" and "x". At each place the first of these matches:
-# a number, an operator, a word, any other character but space and tab. The operators are in reverse
-# order, so that ** is tried before *.
+# a number, an operator, a parenthesis, a word, any other character but space and tab. The operators
+# are in reverse order, so that ** is tried before *.
 NUMBER = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
 SYMBOLS = "|".join(re.escape(symbol) for symbol in sorted(OPERATORS, reverse=True))
-TOKENS = re.compile(rf"{NUMBER}|{SYMBOLS}|\w+|[^ \t]")
+TOKENS = re.compile(rf"{NUMBER}|{SYMBOLS}|[()]|\w+|[^ \t]")
 
 
 def evaluate(text: str) -> float:
