@@ -141,7 +141,7 @@ def relay(sock: socket.socket) -> None:
             while data := os.read(0, CHUNK):
                 sent.add(data)
                 sock.sendall(data)
-            all_sent.set()  # before the shutdown, after which the server closes: we check it then
+            all_sent.set()  # before the shutdown: after that, the server closes, and we check it
         with contextlib.suppress(OSError):
             sock.shutdown(socket.SHUT_WR)
 
@@ -157,12 +157,12 @@ def relay(sock: socket.socket) -> None:
                 if error.errno in (errno.EPIPE, errno.EINVAL):  # EINVAL on Windows
                     sys.exit(1)  # Nobody reads what we write any more: client.py ... | head
                 raise
-    # If we have sent this very line, it is the echo of server4.
-    if received.start == SERVER_FULL and sent.start != SERVER_FULL:
+    # The server has closed. If that was too early, one of these three tells why.
+    if received.start == SERVER_FULL and sent.start != SERVER_FULL:  # If we sent it, it is an echo.
         raise OSError("the server is full")
     if not all_sent.is_set():
         raise ConnectionError("not all of the input was sent")
-    # We do not know which server it is, so one of the two will do.
+    # We do not know which server it is, so one of the two has to be true.
     every_line_has_its_reply = received.line_ends >= sent.lines()  # as from servers 1 to 3
     every_byte_is_back = received.size == sent.size  # as from server4
     if not (every_line_has_its_reply or every_byte_is_back):

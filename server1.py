@@ -75,8 +75,8 @@ def chat(sock: socket.socket, peer: Address) -> None:
 def retry(call: Callable[..., Any], *arguments: object) -> Any:
     """Return call(*arguments). If it fails, as without a free descriptor, wait and try again.
 
-    Raises OSError only if another program has our port, and keeps it for a second. (A program that
-    looks for a free port may have it for a moment.)
+    Raises OSError only if listen() fails for a second because another program has our port. (One
+    that looks for a free port may have it for a moment.)
     """
     waiting = False
     give_up = time.monotonic() + 1
@@ -290,7 +290,7 @@ def reopen_terminal() -> None:
     """
     if sys.platform != "win32":
         with contextlib.suppress(OSError):  # Standard error is no terminal.
-            terminal = os.open(os.ttyname(2), os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
+            terminal = os.open(os.ttyname(2), os.O_WRONLY | os.O_NONBLOCK)
             os.dup2(terminal, 2)
             os.close(terminal)
 

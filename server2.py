@@ -44,13 +44,17 @@ Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 # --- The model: every client in a thread of its own ---------------------------------------------
 #
 # The threads share no data but the number of free places, so the replies need no lock. COMPUTING is
-# for new clients. Python runs one thread at a time, and start() waits until the new thread has run.
-# If hundreds of threads always have something to compute, the main thread and the new one wait for
-# their turns again and again, and new clients wait for seconds. So a thread computes only while it
-# has the lock. When the main thread has it, nobody computes, and it starts many threads in a row.
+# for new clients. Python runs one thread at a time, while the others wait for their turns. To start
+# a thread, the main thread needs several turns, because start() returns only when the new thread
+# has begun to run. Beside hundreds of threads that compute, every turn is a long wait, and 64 new
+# clients would wait for seconds.
+#
+# So a thread computes only while it has the lock. The main thread has to wait for it, too, but only
+# once for a group of new clients. Then nobody computes, so it gets every turn at once, and starts
+# the threads for the whole group.
 
 PLACES = threading.Semaphore(MAX_CLIENTS)  # counts those that are free
-COMPUTING = threading.Lock()  # held by the thread that computes, or that starts others
+COMPUTING = threading.Lock()  # held by a thread while it computes, or starts others
 
 
 def serve(listener: socket.socket) -> None:
@@ -73,7 +77,7 @@ def accept_group(listener: socket.socket) -> list[tuple[socket.socket, Address]]
     """
     select.select([listener], [], [])
     group = [listener.accept()]
-    with contextlib.suppress(OSError):  # No more clients wait, or the next call raises it again.
+    with contextlib.suppress(OSError):  # No more clients wait. (The next call gets other errors.)
         while len(group) < GROUP:
             group.append(listener.accept())
     return group
@@ -88,14 +92,14 @@ def start_threads(newcomers: list[tuple[socket.socket, Address]]) -> None:
         while newcomers:
             # A daemon thread ends with the program.
             threading.Thread(target=chat, args=newcomers[0], daemon=True).start()
-            del newcomers[0]
+            del newcomers[0]  # not earlier: if start() fails, retry() calls us again with the rest
 
 
 def chat(sock: socket.socket, peer: Address) -> None:
     """Answer a client's lines until it disconnects, and give its place to another client."""
     try:
         log(f"{show(peer)} connected")
-        sock.setblocking(True)  # On some systems, it inherits from the listener that it is not.
+        sock.setblocking(True)  # On some systems it is non-blocking, because the listener is.
         conversation = Conversation()
         while data := sock.recv(CHUNK):  # b"" means that the client has closed its sending side.
             with COMPUTING:
@@ -336,7 +340,7 @@ def reopen_terminal() -> None:
     """
     if sys.platform != "win32":
         with contextlib.suppress(OSError):  # Standard error is no terminal.
-            terminal = os.open(os.ttyname(2), os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
+            terminal = os.open(os.ttyname(2), os.O_WRONLY | os.O_NONBLOCK)
             os.dup2(terminal, 2)
             os.close(terminal)
 

@@ -81,6 +81,7 @@ def serve(listener: socket.socket) -> None:
             elif descriptor in writing:  # The kernel has taken all that we owed.
                 writing.remove(descriptor)
                 reading.add(descriptor)
+            # Otherwise, we go on reading from it.
         if listener_fd in readable or no_room:  # While there is no room, we try in every round.
             try:
                 accept_clients(listener, clients, reading)
@@ -352,7 +353,7 @@ def reopen_terminal() -> None:
     """
     if sys.platform != "win32":
         with contextlib.suppress(OSError):  # Standard error is no terminal.
-            terminal = os.open(os.ttyname(2), os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
+            terminal = os.open(os.ttyname(2), os.O_WRONLY | os.O_NONBLOCK)
             os.dup2(terminal, 2)
             os.close(terminal)
 
