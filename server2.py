@@ -50,8 +50,8 @@ Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 # clients would wait for seconds.
 #
 # So a thread computes only while it has the lock. The main thread has to wait for it, too, but only
-# once for a group of new clients. Then nobody computes, so it gets every turn at once, and starts
-# the threads for the whole group.
+# once for a group of new clients. Then nobody computes, so each of its turns comes soon, and it
+# starts the threads for the whole group.
 
 PLACES = threading.Semaphore(MAX_CLIENTS)  # counts those that are free
 COMPUTING = threading.Lock()  # held by a thread while it computes, or starts others
