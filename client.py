@@ -141,7 +141,8 @@ def relay(sock: socket.socket) -> None:
             while data := os.read(0, CHUNK):
                 sent.add(data)
                 sock.sendall(data)
-            all_sent.set()  # before the shutdown: after that, the server closes, and we check it
+            # First this, because relay() looks at it when the server closes: after the shutdown.
+            all_sent.set()
         with contextlib.suppress(OSError):
             sock.shutdown(socket.SHUT_WR)
 
@@ -157,12 +158,15 @@ def relay(sock: socket.socket) -> None:
                 if error.errno in (errno.EPIPE, errno.EINVAL):  # EINVAL on Windows
                     sys.exit(1)  # Nobody reads what we write any more: client.py ... | head
                 raise
-    # The server has closed. If that was too early, one of these three tells why.
-    if received.start == SERVER_FULL and sent.start != SERVER_FULL:  # If we sent it, it is an echo.
+    # The server has closed. It may have done so too early:
+    # 1. It was full, and said so. (If we have sent this very line, it is only an echo.)
+    if received.start == SERVER_FULL and sent.start != SERVER_FULL:
         raise OSError("the server is full")
+    # 2. It ended while upload() was waiting for more input, or was sending it.
     if not all_sent.is_set():
         raise ConnectionError("not all of the input was sent")
-    # We do not know which server it is, so one of the two has to be true.
+    # 3. It ended when all was sent, but before it had replied to everything. We do not know which
+    #    server it was, so we look at lines and at bytes.
     every_line_has_its_reply = received.line_ends >= sent.lines()  # as from servers 1 to 3
     every_byte_is_back = received.size == sent.size  # as from server4
     if not (every_line_has_its_reply or every_byte_is_back):

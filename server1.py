@@ -75,8 +75,8 @@ def chat(sock: socket.socket, peer: Address) -> None:
 def retry(call: Callable[..., Any], *arguments: object) -> Any:
     """Return call(*arguments). If it fails, as without a free descriptor, wait and try again.
 
-    Raises OSError only if listen() fails for a second because another program has our port. (One
-    that looks for a free port may have it for a moment.)
+    It tries for ever, but if another program has our port, only for a second: then it raises
+    OSError. (A program that looks for a free port may have ours for a moment.)
     """
     waiting = False
     give_up = time.monotonic() + 1
@@ -86,7 +86,7 @@ def retry(call: Callable[..., Any], *arguments: object) -> Any:
         except ConnectionError:  # accept() raises it if the client has disconnected already.
             continue
         except OSError as error:
-            if error.errno == errno.EADDRINUSE and time.monotonic() > give_up:
+            if error.errno == errno.EADDRINUSE and time.monotonic() > give_up:  # from listen()
                 raise
             if not waiting:
                 log(f"waiting: {reason(error)}")
@@ -284,6 +284,8 @@ def main() -> None:
 def reopen_terminal() -> None:
     """If standard error is a terminal, let log() fail rather than wait for it.
 
+    You may skip this: it is not about networks.
+
     A terminal that nobody reads fills up. While it has room for half a line, select says that it is
     writable, and the write of a line waits. O_NONBLOCK prevents that. If we set it on 2, standard
     error, the shell would have it, too, because it uses the same open file. So we open another one.
@@ -291,7 +293,7 @@ def reopen_terminal() -> None:
     if sys.platform != "win32":
         with contextlib.suppress(OSError):  # Standard error is no terminal.
             terminal = os.open(os.ttyname(2), os.O_WRONLY | os.O_NONBLOCK)
-            os.dup2(terminal, 2)
+            os.dup2(terminal, 2)  # From now on, 2 stands for the new open file.
             os.close(terminal)
 
 

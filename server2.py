@@ -44,14 +44,13 @@ Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 # --- The model: every client in a thread of its own ---------------------------------------------
 #
 # The threads share no data but the number of free places, so the replies need no lock. COMPUTING is
-# for new clients. Python runs one thread at a time, while the others wait for their turns. To start
-# a thread, the main thread needs several turns, because start() returns only when the new thread
-# has begun to run. Beside hundreds of threads that compute, every turn is a long wait, and 64 new
-# clients would wait for seconds.
+# for new clients. Python runs one thread at a time, in turns. To start a thread, the main thread
+# needs several turns, because start() returns only when the new thread has begun to run. If 500
+# threads compute, they all have their turns before each of these, and that for every new client.
 #
-# So a thread computes only while it has the lock. The main thread has to wait for it, too, but only
-# once for a group of new clients. Then nobody computes, so each of its turns comes soon, and it
-# starts the threads for the whole group.
+# So a thread computes only while it has the lock. All 500 may have it before the main thread gets
+# it, but that is one wait for a whole group of new clients. While the main thread has the lock,
+# nobody computes, so all of its turns come soon, and it starts a thread for each new client.
 
 PLACES = threading.Semaphore(MAX_CLIENTS)  # counts those that are free
 COMPUTING = threading.Lock()  # held by a thread while it computes, or starts others
@@ -71,13 +70,13 @@ def serve(listener: socket.socket) -> None:
 
 
 def accept_group(listener: socket.socket) -> list[tuple[socket.socket, Address]]:
-    """Wait for a client. Accept it, and others that wait. Return their sockets and addresses.
+    """Wait for a client. Accept it, and all that wait by then. Return their sockets and addresses.
 
     Raises OSError if the first one cannot be accepted, as without a free descriptor.
     """
     select.select([listener], [], [])
     group = [listener.accept()]
-    with contextlib.suppress(OSError):  # No more clients wait. (The next call gets other errors.)
+    with contextlib.suppress(OSError):  # No more clients wait. Or else, the next call fails, too.
         while len(group) < GROUP:
             group.append(listener.accept())
     return group
@@ -334,6 +333,8 @@ def main() -> None:
 def reopen_terminal() -> None:
     """If standard error is a terminal, let log() fail rather than wait for it.
 
+    You may skip this: it is not about networks.
+
     A terminal that nobody reads fills up. While it has room for half a line, select says that it is
     writable, and the write of a line waits. O_NONBLOCK prevents that. If we set it on 2, standard
     error, the shell would have it, too, because it uses the same open file. So we open another one.
@@ -341,7 +342,7 @@ def reopen_terminal() -> None:
     if sys.platform != "win32":
         with contextlib.suppress(OSError):  # Standard error is no terminal.
             terminal = os.open(os.ttyname(2), os.O_WRONLY | os.O_NONBLOCK)
-            os.dup2(terminal, 2)
+            os.dup2(terminal, 2)  # From now on, 2 stands for the new open file.
             os.close(terminal)
 
 

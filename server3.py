@@ -55,11 +55,11 @@ def serve(listener: socket.socket) -> None:
     clients: dict[int, Client] = {}  # by descriptor: select takes numbers faster than sockets
     reading = {listener_fd}  # the descriptors that we wait to read from
     writing: set[int] = set()  # the descriptors of the clients that we owe bytes
-    no_room = False  # whether accept() failed, as without a descriptor. Then we try it again.
+    no_room = False  # whether accept() has failed, as without a free descriptor, which is rare
     while True:
         watched = reading
         timeout = None
-        if no_room:  # The listener is readable all the time, so select would return at once.
+        if no_room:  # Clients still wait, so the listener is readable: select would return at once.
             watched = reading - {listener_fd}
             timeout = PAUSE  # We try again after this time, or earlier.
         try:
@@ -110,7 +110,7 @@ class Client:
         try:
             if not self.owed:
                 data = self.sock.recv(CHUNK)
-                self.finished = not data
+                self.finished = not data  # b"" means that it has closed its sending side.
                 self.owed = self.conversation.feed(data) if data else self.conversation.end()
             if self.owed:
                 sent = self.sock.send(self.owed)  # bytes that the kernel took, perhaps not all
@@ -347,6 +347,8 @@ def main() -> None:
 def reopen_terminal() -> None:
     """If standard error is a terminal, let log() fail rather than wait for it.
 
+    You may skip this: it is not about networks.
+
     A terminal that nobody reads fills up. While it has room for half a line, select says that it is
     writable, and the write of a line waits. O_NONBLOCK prevents that. If we set it on 2, standard
     error, the shell would have it, too, because it uses the same open file. So we open another one.
@@ -354,7 +356,7 @@ def reopen_terminal() -> None:
     if sys.platform != "win32":
         with contextlib.suppress(OSError):  # Standard error is no terminal.
             terminal = os.open(os.ttyname(2), os.O_WRONLY | os.O_NONBLOCK)
-            os.dup2(terminal, 2)
+            os.dup2(terminal, 2)  # From now on, 2 stands for the new open file.
             os.close(terminal)
 
 
