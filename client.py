@@ -141,7 +141,7 @@ def relay(sock: socket.socket) -> None:
             while data := os.read(0, CHUNK):
                 sent.add(data)
                 sock.sendall(data)
-            # First this, because relay() looks at it when the server closes: after the shutdown.
+            # The server closes after our shutdown, and then relay() looks at this. So it is first.
             all_sent.set()
         with contextlib.suppress(OSError):
             sock.shutdown(socket.SHUT_WR)
@@ -233,6 +233,8 @@ def port_number(text: str) -> int:
 
 def show(address: Address) -> str:
     """Return a socket address as people write it: 127.0.0.1:10000, [::1]:10000."""
+    if not address:  # macOS may have none for a client that disconnects before we accept it.
+        return "unknown"
     host, port = address[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 

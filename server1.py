@@ -75,8 +75,8 @@ def chat(sock: socket.socket, peer: Address) -> None:
 def retry(call: Callable[..., Any], *arguments: object) -> Any:
     """Return call(*arguments). If it fails, as without a free descriptor, wait and try again.
 
-    It tries for ever, but if another program has our port, only for a second: then it raises
-    OSError. (A program that looks for a free port may have ours for a moment.)
+    It tries for ever, but only for a second if another program took our port while we did not
+    listen: then it raises OSError. (One that looks for a free port may have ours for a moment.)
     """
     waiting = False
     give_up = time.monotonic() + 1
@@ -167,7 +167,8 @@ def power(base: float, exponent: float) -> float:
         # is 9**5. If not, expression() checks the result.
         if (base.bit_length() - 1) * exponent > TOO_BIG.bit_length():
             raise OverflowError
-        if -1 <= base <= 1:  # (-1)**7 is (-1)**3, which is cheaper if the exponent is huge.
+        # For -1, 0 and 1, no exponent is too big. A huge one is slow, but (-1)**7 is only (-1)**3.
+        if -1 <= base <= 1:
             exponent = 2 + exponent % 2  # even or odd as before, but not 0, because 0**0 is 1
     result: complex = base**exponent  # (-2)**0.5 is complex.
     if isinstance(result, complex):
@@ -350,6 +351,8 @@ def listen(family: int, address: Address) -> socket.socket:
 
 def show(address: Address) -> str:
     """Return a socket address as people write it: 127.0.0.1:10000, [::1]:10000."""
+    if not address:  # macOS may have none for a client that disconnects before we accept it.
+        return "unknown"
     host, port = address[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 

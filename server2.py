@@ -44,13 +44,14 @@ Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 # --- The model: every client in a thread of its own ---------------------------------------------
 #
 # The threads share no data but the number of free places, so the replies need no lock. COMPUTING is
-# for new clients. Python runs one thread at a time, in turns. To start a thread, the main thread
-# needs several turns, because start() returns only when the new thread has begun to run. If 500
-# threads compute, they all have their turns before each of these, and that for every new client.
+# for new clients. The interpreter runs one thread at a time, in turns. To start a thread, the main
+# thread needs several turns, because start() returns only when the new thread has begun to run. Say
+# that 500 threads compute, and that 64 new clients wait.
 #
-# So a thread computes only while it has the lock. All 500 may have it before the main thread gets
-# it, but that is one wait for a whole group of new clients. While the main thread has the lock,
-# nobody computes, so all of its turns come soon, and it starts a thread for each new client.
+# Without the lock, the 500 have their turns before each turn of the main thread, and it needs 64
+# times several of them. With the lock, a thread computes only while it has it. The 500 may have it
+# before the main thread, but it has to wait only once: while it has the lock, nobody computes, all
+# of its turns come soon, and it starts 64 threads.
 
 PLACES = threading.Semaphore(MAX_CLIENTS)  # counts those that are free
 COMPUTING = threading.Lock()  # held by a thread while it computes, or starts others
@@ -60,38 +61,40 @@ def serve(listener: socket.socket) -> None:
     """Serve all clients that connect, each in a thread of its own, for ever."""
     listener.setblocking(False)  # so that accept() fails when no more clients wait
     while True:
-        newcomers = []
-        for sock, peer in retry(accept_group, listener):
-            if PLACES.acquire(blocking=False):  # chat() releases it.
-                newcomers.append((sock, peer))
-            else:
-                refuse(sock, peer)
-        retry(start_threads, newcomers)
+        group = retry(accept_group, listener)
+        retry(admit, group)
 
 
 def accept_group(listener: socket.socket) -> list[tuple[socket.socket, Address]]:
-    """Wait for a client. Accept it, and all that wait by then. Return their sockets and addresses.
+    """Wait for a client. Accept it, and others until accept() fails. Return sockets and addresses.
 
-    Raises OSError if the first one cannot be accepted, as without a free descriptor.
+    Raises OSError if even the first one cannot be accepted, as without a free descriptor.
     """
     select.select([listener], [], [])
     group = [listener.accept()]
-    with contextlib.suppress(OSError):  # No more clients wait. Or else, the next call fails, too.
+    with contextlib.suppress(OSError):  # It is a BlockingIOError if no more clients wait.
         while len(group) < GROUP:
             group.append(listener.accept())
     return group
 
 
-def start_threads(newcomers: list[tuple[socket.socket, Address]]) -> None:
-    """Start a thread for each client, and take the client from the list.
+def admit(group: list[tuple[socket.socket, Address]]) -> None:
+    """Start a thread for each client, or refuse it, and take it from the list.
 
-    Raises RuntimeError or MemoryError if the system has no thread for the next one.
+    Raises RuntimeError or MemoryError if the system has no thread. The list has the rest then.
     """
     with COMPUTING:
-        while newcomers:
-            # A daemon thread ends with the program.
-            threading.Thread(target=chat, args=newcomers[0], daemon=True).start()
-            del newcomers[0]  # not earlier: if start() fails, retry() calls us again with the rest
+        while group:
+            sock, peer = group[0]
+            if PLACES.acquire(blocking=False):  # chat() releases it.
+                try:  # A daemon thread ends with the program.
+                    threading.Thread(target=chat, args=(sock, peer), daemon=True).start()
+                except (RuntimeError, MemoryError):
+                    PLACES.release()
+                    raise
+            else:
+                refuse(sock, peer)
+            del group[0]
 
 
 def chat(sock: socket.socket, peer: Address) -> None:
@@ -216,7 +219,8 @@ def power(base: float, exponent: float) -> float:
         # is 9**5. If not, expression() checks the result.
         if (base.bit_length() - 1) * exponent > TOO_BIG.bit_length():
             raise OverflowError
-        if -1 <= base <= 1:  # (-1)**7 is (-1)**3, which is cheaper if the exponent is huge.
+        # For -1, 0 and 1, no exponent is too big. A huge one is slow, but (-1)**7 is only (-1)**3.
+        if -1 <= base <= 1:
             exponent = 2 + exponent % 2  # even or odd as before, but not 0, because 0**0 is 1
     result: complex = base**exponent  # (-2)**0.5 is complex.
     if isinstance(result, complex):
@@ -399,6 +403,8 @@ def listen(family: int, address: Address) -> socket.socket:
 
 def show(address: Address) -> str:
     """Return a socket address as people write it: 127.0.0.1:10000, [::1]:10000."""
+    if not address:  # macOS may have none for a client that disconnects before we accept it.
+        return "unknown"
     host, port = address[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 

@@ -48,13 +48,16 @@ def serve(listener: socket.socket) -> None:
     clients: dict[int, Client] = {}  # by descriptor: select takes numbers faster than sockets
     reading = {listener_fd}  # the descriptors that we wait to read from
     writing: set[int] = set()  # the descriptors of the clients that we owe bytes
-    no_room = False  # whether accept() has failed, as without a free descriptor, which is rare
+    # If accept() fails, as without a free descriptor, there is no room. Then the listener stays
+    # readable, so select would return at once. We do not watch it, and try accept() again after
+    # PAUSE, or earlier, until there is room.
+    no_room = False
     while True:
         watched = reading
         timeout = None
-        if no_room:  # Clients still wait, so the listener is readable: select would return at once.
+        if no_room:
             watched = reading - {listener_fd}
-            timeout = PAUSE  # We try again after this time, or earlier.
+            timeout = PAUSE
         try:
             readable, writable, _ = select.select(watched, writing, [], timeout)
         except OSError:  # No memory; or no_room and no clients: empty sets are an error on Windows.
@@ -75,7 +78,7 @@ def serve(listener: socket.socket) -> None:
                 writing.remove(descriptor)
                 reading.add(descriptor)
             # Otherwise, we go on reading from it.
-        if listener_fd in readable or no_room:  # While there is no room, we try in every round.
+        if listener_fd in readable or no_room:
             try:
                 accept_clients(listener, clients, reading)
                 no_room = False
@@ -108,7 +111,8 @@ class Client:
             if self.owed:
                 sent = self.sock.send(self.owed)  # bytes that the kernel took, perhaps not all
                 self.owed = self.owed[sent:]
-            connected = bool(self.owed) or not self.finished  # We have to send or to read.
+            # When it has finished, it stays connected until it has all that we owe it.
+            connected = bool(self.owed) or not self.finished
         except BlockingIOError:  # Nothing can be read after all, or the kernel's buffer is full.
             connected = True
         except (OSError, MemoryError) as error:  # The connection is lost, or no memory is left.
@@ -257,6 +261,8 @@ def listen(family: int, address: Address) -> socket.socket:
 
 def show(address: Address) -> str:
     """Return a socket address as people write it: 127.0.0.1:10000, [::1]:10000."""
+    if not address:  # macOS may have none for a client that disconnects before we accept it.
+        return "unknown"
     host, port = address[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 

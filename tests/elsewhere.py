@@ -54,7 +54,8 @@ def select_sockets(reading, writing, exceptional, timeout=None):
 def accept_connected(listener):
     """Accept a connection, which inherits from the listener that its calls do not wait.
 
-    Raises ConnectionResetError when the client has reset it already.
+    When the client has reset it already, this raises ConnectionResetError, as Windows does. With
+    IPv6 it returns no address, as macOS does.
     """
     sock, peer = real_accept(listener)
     if listener.gettimeout() == 0:
@@ -64,6 +65,8 @@ def accept_connected(listener):
     except BlockingIOError:
         pass  # It is connected, and silent.
     except ConnectionResetError:
+        if listener.family == socket.AF_INET6:
+            return sock, None
         sock.close()
         raise
     return sock, peer

@@ -75,6 +75,19 @@ def address_in_use():
     raise AssertionError("a port that is in use could be bound")
 
 
+def has_ipv6():
+    """Return whether this machine has the IPv6 loopback address."""
+    try:
+        with socket.socket(socket.AF_INET6) as sock:
+            sock.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="no IPv6 loopback")
+
+
 class Server:
     """A server script as a subprocess, on a free port; a context manager that ends it."""
 

@@ -23,6 +23,7 @@ from support import (
     address_in_use,
     ask,
     load,
+    needs_ipv6,
     posix,
     read_all,
     run,
@@ -44,16 +45,6 @@ every_server = pytest.mark.parametrize("name", SERVERS)
 def spread(cases):
     """Return the cases, each with the name of a server, in turn: main is the same in all four."""
     return list(zip(itertools.cycle(SERVERS), cases))
-
-
-def has_ipv6():
-    """Return whether this machine has the IPv6 loopback address."""
-    try:
-        with socket.socket(socket.AF_INET6) as sock:
-            sock.bind(("::1", 0))
-    except OSError:
-        return False
-    return True
 
 
 def stdin_with(data):
@@ -221,7 +212,7 @@ def test_bind(name, address):
 
 
 @every_server
-@pytest.mark.skipif(not has_ipv6(), reason="no IPv6 loopback")
+@needs_ipv6
 def test_bind_to_ipv6(name):
     """-b ::1 works, and the banner has the address in brackets; also between clients."""
     with Server(name, "--bind", "::1", "0") as server:

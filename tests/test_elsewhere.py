@@ -13,7 +13,7 @@ import sys
 
 import pytest
 from outside import admitted, all_answered, crowd, receive, reset
-from support import ROOT, SERVERS, WAIT, Server, load, read_all, run, until
+from support import ROOT, SERVERS, WAIT, Server, load, needs_ipv6, read_all, run, until
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows lacks all that itself")
 
@@ -114,10 +114,11 @@ def test_a_full_house(name):
         assert "waiting" not in server.log()
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", pytest.param("::1", marks=needs_ipv6)])
 @pytest.mark.parametrize("name", SERVERS)
-def test_clients_that_leave_before_they_are_accepted(name):
+def test_clients_that_leave_before_they_are_accepted(name, host):
     """Sixty connect to a server that is stopped, and reset: the next client is served at once."""
-    with Server(name, prefix=PREFIX) as server:
+    with Server(name, "-b", host, "0", prefix=PREFIX) as server:
         server.process.send_signal(signal.SIGSTOP)
         with crowd(server, 60) as clients:
             for client in clients:
@@ -127,6 +128,7 @@ def test_clients_that_leave_before_they_are_accepted(name):
             all_answered(server, [client])
         assert "waiting" not in server.log()
         assert "Traceback" not in server.log()
+        assert ("unknown connected" in server.log()) == (host == "::1")
 
 
 # --- The client, on a pipe ----------------------------------------------------------------------
