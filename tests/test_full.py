@@ -289,6 +289,25 @@ def test_out_of_memory(monkeypatch):
         assert server2.COMPUTING.acquire(blocking=False)
 
 
+def test_no_thread_for_a_client(monkeypatch):
+    """If server2 can start no thread, the client and its place are there for the next attempt."""
+    server2 = load("server2")
+
+    def no_thread(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(server2.threading.Thread, "start", no_thread)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        group = [(ours, ("127.0.0.1", 1))]
+        with pytest.raises(RuntimeError):
+            server2.admit(group)
+        assert group == [(ours, ("127.0.0.1", 1))]
+        for _ in range(server2.MAX_CLIENTS):
+            assert server2.PLACES.acquire(blocking=False)
+        assert server2.COMPUTING.acquire(blocking=False)
+
+
 def served_when_others_leave(server, count, at_most):
     """Clients connect, some are served, these leave, and so on until all have been served."""
     if house(server.name) < count:
