@@ -165,8 +165,8 @@ def relay(sock: socket.socket) -> None:
     # 2. It ended while upload() was waiting for more input, or was sending it.
     if not all_sent.is_set():
         raise ConnectionError("not all of the input was sent")
-    # 3. It ended when all was sent, but before it had replied to everything. We do not know which
-    #    server it was, so we look at lines and at bytes.
+    # 3. It ended when all was sent, but gave, say, 2 replies to 3 lines. TCP does not tell us, so
+    #    we have counted. We do not know which server it was, so either lines or bytes will do.
     every_line_has_its_reply = received.line_ends >= sent.lines()  # as from servers 1 to 3
     every_byte_is_back = received.size == sent.size  # as from server4
     if not (every_line_has_its_reply or every_byte_is_back):

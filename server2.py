@@ -44,14 +44,17 @@ Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 # --- The model: every client in a thread of its own ---------------------------------------------
 #
 # The threads share no data but the number of free places, so the replies need no lock. COMPUTING is
-# for new clients. The interpreter runs one thread at a time, in turns. To start a thread, the main
-# thread needs several turns, because start() returns only when the new thread has begun to run. Say
-# that 500 threads compute, and that 64 new clients wait.
+# for new clients. Python runs one thread at a time, while the others wait for their turns. start()
+# starts a thread, and waits until it has begun to run. Say that 500 threads compute, and that 64
+# clients are new:
 #
-# Without the lock, the 500 have their turns before each turn of the main thread, and it needs 64
-# times several of them. With the lock, a thread computes only while it has it. The 500 may have it
-# before the main thread, but it has to wait only once: while it has the lock, nobody computes, all
-# of its turns come soon, and it starts 64 threads.
+#   Without the lock, each of the 64 threads waits behind the 500 until it begins to run, and then
+#   the main thread waits behind the 500 before it can start the next one.
+#
+#   With the lock, a thread computes only while it has it. The main thread waits for it once, behind
+#   the 500. Then it has the lock, so all of them stand still, and it starts the 64 in a row.
+#
+# (Who waits for a lock does not always get it in order, so this is only roughly true.)
 
 PLACES = threading.Semaphore(MAX_CLIENTS)  # counts those that are free
 COMPUTING = threading.Lock()  # held by a thread while it computes, or starts others
@@ -62,7 +65,7 @@ def serve(listener: socket.socket) -> None:
     listener.setblocking(False)  # so that accept() fails when no more clients wait
     while True:
         group = retry(accept_group, listener)
-        retry(admit, group)
+        retry(admit, group)  # It takes clients from the list, so a retry goes on with the rest.
 
 
 def accept_group(listener: socket.socket) -> list[tuple[socket.socket, Address]]:
@@ -70,7 +73,7 @@ def accept_group(listener: socket.socket) -> list[tuple[socket.socket, Address]]
 
     Raises OSError if even the first one cannot be accepted, as without a free descriptor.
     """
-    select.select([listener], [], [])
+    select.select([listener], [], [])  # This waits for the first client, and accept() for none.
     group = [listener.accept()]
     with contextlib.suppress(OSError):  # It is a BlockingIOError if no more clients wait.
         while len(group) < GROUP:
@@ -215,13 +218,12 @@ SUM, PRODUCT, POWER = 1, 2, 3
 def power(base: float, exponent: float) -> float:
     """Return base**exponent. Raises OverflowError before it computes an integer that is too big."""
     if isinstance(base, int) and isinstance(exponent, int) and exponent > 0:
+        if -1 <= base <= 1:  # It matters only whether the exponent is even. A huge one is slow.
+            exponent = 2 + exponent % 2
         # 9 has 4 bits, so it is at least 2**3, and 9**5 at least 2**(3*5). If that is too big, so
         # is 9**5. If not, expression() checks the result.
         if (base.bit_length() - 1) * exponent > TOO_BIG.bit_length():
             raise OverflowError
-        # For -1, 0 and 1, no exponent is too big. A huge one is slow, but (-1)**7 is only (-1)**3.
-        if -1 <= base <= 1:
-            exponent = 2 + exponent % 2  # even or odd as before, but not 0, because 0**0 is 1
     result: complex = base**exponent  # (-2)**0.5 is complex.
     if isinstance(result, complex):
         raise ValueError("the result is not a real number")

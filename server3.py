@@ -230,13 +230,12 @@ SUM, PRODUCT, POWER = 1, 2, 3
 def power(base: float, exponent: float) -> float:
     """Return base**exponent. Raises OverflowError before it computes an integer that is too big."""
     if isinstance(base, int) and isinstance(exponent, int) and exponent > 0:
+        if -1 <= base <= 1:  # It matters only whether the exponent is even. A huge one is slow.
+            exponent = 2 + exponent % 2
         # 9 has 4 bits, so it is at least 2**3, and 9**5 at least 2**(3*5). If that is too big, so
         # is 9**5. If not, expression() checks the result.
         if (base.bit_length() - 1) * exponent > TOO_BIG.bit_length():
             raise OverflowError
-        # For -1, 0 and 1, no exponent is too big. A huge one is slow, but (-1)**7 is only (-1)**3.
-        if -1 <= base <= 1:
-            exponent = 2 + exponent % 2  # even or odd as before, but not 0, because 0**0 is 1
     result: complex = base**exponent  # (-2)**0.5 is complex.
     if isinstance(result, complex):
         raise ValueError("the result is not a real number")

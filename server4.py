@@ -39,6 +39,8 @@ Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 # We read what a client has sent, and try to send the replies at once. If the kernel does not take
 # all of them, we owe the client the rest, and wait until it can be written to. We read nothing from
 # a client that we owe bytes, so one that never reads its replies costs little memory.
+#
+# The functions and the class of the model are those of server3.py, line for line.
 
 
 def serve(listener: socket.socket) -> None:
