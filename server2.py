@@ -43,10 +43,10 @@ Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 
 # --- The model: every client in a thread of its own ---------------------------------------------
 #
-# The threads share no data but the number of free places, so the replies need no lock. COMPUTING is
-# for new clients. Python runs one thread at a time, while the others wait for their turns. start()
-# starts a thread, and waits until it has begun to run. Say that 500 threads compute, and that 64
-# clients are new:
+# The threads share no data but the number of free places, so they need no lock for correct replies.
+# COMPUTING is there so that new clients are served soon. Python runs one thread at a time, while
+# the others wait for their turns. start() starts a thread, and waits until it has begun to run. Say
+# that 500 threads compute, and that 64 clients are new:
 #
 #   Without the lock, each of the 64 threads waits behind the 500 until it begins to run, and then
 #   the main thread waits behind the 500 before it can start the next one.
@@ -217,6 +217,7 @@ SUM, PRODUCT, POWER = 1, 2, 3
 
 def power(base: float, exponent: float) -> float:
     """Return base**exponent. Raises OverflowError before it computes an integer that is too big."""
+    # You may skip this block: it keeps huge numbers from taking long.
     if isinstance(base, int) and isinstance(exponent, int) and exponent > 0:
         if -1 <= base <= 1:  # It matters only whether the exponent is even. A huge one is slow.
             exponent = 2 + exponent % 2

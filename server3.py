@@ -229,6 +229,7 @@ SUM, PRODUCT, POWER = 1, 2, 3
 
 def power(base: float, exponent: float) -> float:
     """Return base**exponent. Raises OverflowError before it computes an integer that is too big."""
+    # You may skip this block: it keeps huge numbers from taking long.
     if isinstance(base, int) and isinstance(exponent, int) and exponent > 0:
         if -1 <= base <= 1:  # It matters only whether the exponent is even. A huge one is slow.
             exponent = 2 + exponent % 2
