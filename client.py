@@ -127,6 +127,27 @@ def visible(reply: bytes) -> str:
 # --- On a pipe ----------------------------------------------------------------------------------
 
 
+class Traffic:
+    """What has passed in one direction."""
+
+    def __init__(self) -> None:
+        self.start = b""  # the first bytes, at most 100
+        self.size = 0  # bytes
+        self.line_ends = 0
+        self.in_a_line = False  # whether the last line has no end
+
+    def add(self, data: bytes) -> None:
+        """Count data, the next bytes."""
+        self.start += data[: 100 - len(self.start)]
+        self.size += len(data)
+        self.line_ends += data.count(b"\n")
+        self.in_a_line = not data.endswith(b"\n")
+
+    def lines(self) -> int:
+        """Return how many lines have passed. The last one counts even if it has no end."""
+        return self.line_ends + (1 if self.in_a_line else 0)
+
+
 def relay(sock: socket.socket) -> None:
     """Copy standard input to the server, and what it sends to standard output, until it ends.
 
@@ -141,7 +162,8 @@ def relay(sock: socket.socket) -> None:
             while data := os.read(0, CHUNK):
                 sent.add(data)
                 sock.sendall(data)
-            # The server closes after our shutdown, and then relay() looks at this. So it is first.
+            # This comes first: the server closes after our shutdown, and relay() looks at it then,
+            # perhaps before this thread runs again.
             all_sent.set()
         with contextlib.suppress(OSError):
             sock.shutdown(socket.SHUT_WR)
@@ -166,32 +188,11 @@ def relay(sock: socket.socket) -> None:
     if not all_sent.is_set():
         raise ConnectionError("not all of the input was sent")
     # 3. It ended when all was sent, but gave, say, 2 replies to 3 lines. TCP does not tell us, so
-    #    we have counted. We do not know which server it was, so either lines or bytes will do.
+    #    we have counted. We do not know which server it was: one of these is true if all is well.
     every_line_has_its_reply = received.line_ends >= sent.lines()  # as from servers 1 to 3
     every_byte_is_back = received.size == sent.size  # as from server4
     if not (every_line_has_its_reply or every_byte_is_back):
         raise ConnectionError("the server ended before it had replied to every line")
-
-
-class Traffic:
-    """What has passed in one direction."""
-
-    def __init__(self) -> None:
-        self.start = b""  # the first bytes, at most 100
-        self.size = 0  # bytes
-        self.line_ends = 0
-        self.in_a_line = False  # whether the last line has no end
-
-    def add(self, data: bytes) -> None:
-        """Count data, the next bytes."""
-        self.start += data[: 100 - len(self.start)]
-        self.size += len(data)
-        self.line_ends += data.count(b"\n")
-        self.in_a_line = not data.endswith(b"\n")
-
-    def lines(self) -> int:
-        """Return how many lines have passed. The last one counts even if it has no end."""
-        return self.line_ends + (1 if self.in_a_line else 0)
 
 
 # --- The same as in the servers -----------------------------------------------------------------

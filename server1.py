@@ -30,11 +30,11 @@ CHUNK = 8192  # bytes to read at a time: many, because nobody else waits
 PAUSE = 0.01  # seconds until we try again when the system has run out of something
 MAX_LINE = 1024  # bytes, without the end of the line
 TOO_BIG = 10**1000  # the first integer of more than 1,000 digits
-TIMEOUTS = {  # A client that has vanished is noticed after at most 60 + 10 * 5 seconds.
+TIMEOUTS = {  # A silent client that has vanished is noticed after at most 60 + 10 * 5 seconds.
     "TCP_KEEPIDLE": 60,  # seconds of silence until the kernel probes whether it is still there
     "TCP_KEEPALIVE": 60,  # the same, as macOS calls it
     "TCP_KEEPINTVL": 5,  # seconds between probes; systems send 8 to 10 of them
-    "TCP_USER_TIMEOUT": 90_000,  # milliseconds until Linux gives up a client that takes nothing
+    "TCP_USER_TIMEOUT": 90_000,  # milliseconds until Linux ends it if it takes nothing that we send
 }
 Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 

@@ -32,11 +32,11 @@ CHUNK = 512  # bytes to read at a time: few, because others wait while we comput
 PAUSE = 0.01  # seconds until we try again when the system has run out of something
 MAX_LINE = 1024  # bytes, without the end of the line
 TOO_BIG = 10**1000  # the first integer of more than 1,000 digits
-TIMEOUTS = {  # A client that has vanished is noticed after at most 60 + 10 * 5 seconds.
+TIMEOUTS = {  # A silent client that has vanished is noticed after at most 60 + 10 * 5 seconds.
     "TCP_KEEPIDLE": 60,  # seconds of silence until the kernel probes whether it is still there
     "TCP_KEEPALIVE": 60,  # the same, as macOS calls it
     "TCP_KEEPINTVL": 5,  # seconds between probes; systems send 8 to 10 of them
-    "TCP_USER_TIMEOUT": 90_000,  # milliseconds until Linux gives up a client that takes nothing
+    "TCP_USER_TIMEOUT": 90_000,  # milliseconds until Linux ends it if it takes nothing that we send
 }
 Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 
@@ -45,14 +45,15 @@ Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 #
 # The threads share no data but the number of free places, so they need no lock for correct replies.
 # COMPUTING is there so that new clients are served soon. Python runs one thread at a time, while
-# the others wait for their turns. start() starts a thread, and waits until it has begun to run. Say
-# that 500 threads compute, and that 64 clients are new:
+# the others wait for the interpreter. start() starts a thread, and waits until it has begun to run.
+# Say that 500 threads compute, and that 64 clients are new:
 #
-#   Without the lock, each of the 64 threads waits behind the 500 until it begins to run, and then
-#   the main thread waits behind the 500 before it can start the next one.
+#   Without the lock, each of the 64 threads waits for the interpreter behind the 500, and then the
+#   main thread does, before it can start the next one.
 #
 #   With the lock, a thread computes only while it has it. The main thread waits for it once, behind
-#   the 500. Then it has the lock, so all of them stand still, and it starts the 64 in a row.
+#   the 500, and then starts all 64 in a row: a thread that waits for a lock does not wait for the
+#   interpreter, so the 500 are not in the way.
 #
 # (Who waits for a lock does not always get it in order, so this is only roughly true.)
 

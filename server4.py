@@ -25,11 +25,11 @@ MAX_DESCRIPTOR = 1023  # the highest that select can watch on other systems
 GROUP = 64  # clients to accept in a row, before the others get their turn
 CHUNK = 65536  # bytes to read at a time, so also the most that we owe a client
 PAUSE = 0.01  # seconds until we try again when the system has run out of something
-TIMEOUTS = {  # A client that has vanished is noticed after at most 60 + 10 * 5 seconds.
+TIMEOUTS = {  # A silent client that has vanished is noticed after at most 60 + 10 * 5 seconds.
     "TCP_KEEPIDLE": 60,  # seconds of silence until the kernel probes whether it is still there
     "TCP_KEEPALIVE": 60,  # the same, as macOS calls it
     "TCP_KEEPINTVL": 5,  # seconds between probes; systems send 8 to 10 of them
-    "TCP_USER_TIMEOUT": 90_000,  # milliseconds until Linux gives up a client that takes nothing
+    "TCP_USER_TIMEOUT": 90_000,  # milliseconds until Linux ends it if it takes nothing that we send
 }
 Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 
@@ -52,7 +52,7 @@ def serve(listener: socket.socket) -> None:
     writing: set[int] = set()  # the descriptors of the clients that we owe bytes
     # If accept() fails, as without a free descriptor, there is no room. Then the listener stays
     # readable, so select would return at once. We do not watch it, and try accept() again after
-    # PAUSE, or earlier, until there is room.
+    # PAUSE, or earlier when select returns for a client, until there is room.
     no_room = False
     while True:
         watched = reading
