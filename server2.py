@@ -48,14 +48,14 @@ Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 # the others wait for the interpreter. start() starts a thread, and waits until it has begun to run.
 # Say that 500 threads compute, and that 64 clients are new:
 #
-#   Without the lock, each of the 64 threads waits for the interpreter behind the 500, and then the
-#   main thread does, before it can start the next one.
+#   Without the lock, each of the 64 threads waits for the interpreter behind the 500, and after
+#   each one the main thread waits, too, before it can start the next: 128 waits.
 #
-#   With the lock, a thread computes only while it has it. The main thread waits for it once, behind
-#   the 500, and then starts all 64 in a row: a thread that waits for a lock does not wait for the
-#   interpreter, so the 500 are not in the way.
+#   With the lock, a thread computes only while it has it. Those that wait for the lock do not wait
+#   for the interpreter. So the main thread waits for the lock behind the 500, and then it starts all
+#   64 in a row, with nobody in the way: one wait.
 #
-# (Who waits for a lock does not always get it in order, so this is only roughly true.)
+# (A lock does not always go to those that wait in their order, so this is only roughly true.)
 
 PLACES = threading.Semaphore(MAX_CLIENTS)  # counts those that are free
 COMPUTING = threading.Lock()  # held by a thread while it computes, or starts others
