@@ -162,7 +162,7 @@ def relay(sock: socket.socket) -> None:
             while data := os.read(0, CHUNK):
                 sent.add(data)
                 sock.sendall(data)
-            # This comes first: the server closes after our shutdown, and relay() looks at it then,
+            # This comes first: the server closes after our shutdown, and relay() looks at all_sent,
             # perhaps before this thread runs again.
             all_sent.set()
         with contextlib.suppress(OSError):

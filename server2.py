@@ -49,11 +49,11 @@ Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 # Say that 500 threads compute, and that 64 clients are new:
 #
 #   Without the lock, each of the 64 threads waits for the interpreter behind the 500, and after
-#   each one the main thread waits, too, before it can start the next: 128 waits.
+#   each one the main thread does, before it can start the next: 128 waits behind the 500.
 #
 #   With the lock, a thread computes only while it has it. Those that wait for the lock do not wait
-#   for the interpreter. So the main thread waits for the lock behind the 500, and then it starts all
-#   64 in a row, with nobody in the way: one wait.
+#   for the interpreter. So the main thread waits for the lock, once behind the 500, and then starts
+#   all 64 in a row. (Others need the interpreter only for a moment, as when recv returns.)
 #
 # (A lock does not always go to those that wait in their order, so this is only roughly true.)
 
