@@ -128,7 +128,7 @@ def visible(reply: bytes) -> str:
 
 
 class Traffic:
-    """What has passed in one direction."""
+    """What has passed in one direction, counted to find out whether replies are missing."""
 
     def __init__(self) -> None:
         self.start = b""  # the first bytes, at most 100
@@ -162,8 +162,7 @@ def relay(sock: socket.socket) -> None:
             while data := os.read(0, CHUNK):
                 sent.add(data)
                 sock.sendall(data)
-            # This comes first: the server closes after our shutdown, and relay() looks at all_sent,
-            # perhaps before this thread runs again.
+            # The order is: set all_sent, shut down, the server closes, relay() looks at all_sent.
             all_sent.set()
         with contextlib.suppress(OSError):
             sock.shutdown(socket.SHUT_WR)
@@ -180,7 +179,7 @@ def relay(sock: socket.socket) -> None:
                 if error.errno in (errno.EPIPE, errno.EINVAL):  # EINVAL on Windows
                     sys.exit(1)  # Nobody reads what we write any more: client.py ... | head
                 raise
-    # The server has closed. It may have done so too early:
+    # The server has closed. That looks the same if it was killed, so it may have been too early:
     # 1. It was full, and said so. (If we have sent this very line, it is only an echo.)
     if received.start == SERVER_FULL and sent.start != SERVER_FULL:
         raise OSError("the server is full")
