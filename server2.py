@@ -43,7 +43,7 @@ Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 
 # --- The model: every client in a thread of its own ---------------------------------------------
 #
-# The threads share no data but the set of clients, so they need no lock for correct replies.
+# The threads share no data but the number of free places, so they need no lock for correct replies.
 # COMPUTING is there so that new clients are served soon. Python runs one thread at a time, while
 # the others wait for the interpreter. start() starts a thread, and waits until it has begun to run.
 # Say that 500 threads compute, and that 64 clients are new:
@@ -57,8 +57,8 @@ Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 #
 # (A lock does not always go to those that wait in their order, so this is only roughly true.)
 
-COMPUTING = threading.Lock()  # held by a thread while it computes, starts others, or ends
-CLIENTS: set[socket.socket] = set()  # those that have a thread; who uses it holds COMPUTING
+PLACES = threading.Semaphore(MAX_CLIENTS)  # counts those that are free
+COMPUTING = threading.Lock()  # held by a thread while it computes, or starts others
 
 
 def serve(listener: socket.socket) -> None:
@@ -90,10 +90,12 @@ def admit(group: list[tuple[socket.socket, Address]]) -> None:
     with COMPUTING:
         while group:
             sock, peer = group[0]
-            if len(CLIENTS) < MAX_CLIENTS:
-                # A daemon thread ends with the program.
-                threading.Thread(target=chat, args=(sock, peer), daemon=True).start()
-                CLIENTS.add(sock)  # chat() takes it out, but not before we give back the lock.
+            if PLACES.acquire(blocking=False):  # chat() releases it.
+                try:  # A daemon thread ends with the program.
+                    threading.Thread(target=chat, args=(sock, peer), daemon=True).start()
+                except (RuntimeError, MemoryError):
+                    PLACES.release()
+                    raise
             else:
                 refuse(sock, peer)
             del group[0]
@@ -116,8 +118,7 @@ def chat(sock: socket.socket, peer: Address) -> None:
     except (OSError, MemoryError) as error:  # The connection is lost, or no memory is left.
         log(f"{show(peer)} disconnected: {reason(error)}")
     finally:
-        with COMPUTING:
-            CLIENTS.discard(sock)  # before the client sees the close: it may connect again at once
+        PLACES.release()  # before the client sees the close: it may connect again at once
         with contextlib.suppress(OSError):
             sock.close()
 

@@ -281,10 +281,11 @@ def test_out_of_memory(monkeypatch):
     ours, theirs = socket.socketpair()
     with theirs:
         theirs.sendall(b"1+1\n")
-        server2.CLIENTS.add(ours)
+        for _ in range(server2.MAX_CLIENTS):
+            assert server2.PLACES.acquire(blocking=False)
         server2.chat(ours, ("127.0.0.1", 1))
         assert theirs.recv(1) == b""
-        assert not server2.CLIENTS
+        assert server2.PLACES.acquire(blocking=False)
         assert server2.COMPUTING.acquire(blocking=False)
 
 
@@ -302,7 +303,8 @@ def test_no_thread_for_a_client(monkeypatch):
         with pytest.raises(RuntimeError):
             server2.admit(group)
         assert group == [(ours, ("127.0.0.1", 1))]
-        assert not server2.CLIENTS
+        for _ in range(server2.MAX_CLIENTS):
+            assert server2.PLACES.acquire(blocking=False)
         assert server2.COMPUTING.acquire(blocking=False)
 
 
