@@ -67,6 +67,7 @@ def serve(listener: socket.socket) -> None:
     while True:
         group = retry(accept_group, listener)
         retry(admit, group)  # It takes clients from the list, so a retry goes on with the rest.
+        time.sleep(0.001)  # seconds in which others get the lock, so that their threads can end
 
 
 def accept_group(listener: socket.socket) -> list[tuple[socket.socket, Address]]:
