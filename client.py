@@ -135,6 +135,7 @@ class Traffic:
         self.size = 0  # bytes
         self.line_ends = 0
         self.in_a_line = False  # whether the last line has no end
+        self.complete = False  # whether nothing more will follow
 
     def add(self, data: bytes) -> None:
         """Count data, the next bytes."""
@@ -154,21 +155,8 @@ def relay(sock: socket.socket) -> None:
     Raises OSError when the server is lost, or when it ends before it has replied to every line.
     """
     sent, received = Traffic(), Traffic()
-    all_sent = threading.Event()
-
-    def upload() -> None:
-        """Copy standard input to the server, then close the sending side."""
-        with contextlib.suppress(OSError):  # If it fails, all_sent stays unset.
-            while data := os.read(0, CHUNK):
-                sent.add(data)
-                sock.sendall(data)
-            # The order is: set all_sent, shut down, the server closes, relay() looks at all_sent.
-            all_sent.set()
-        with contextlib.suppress(OSError):
-            sock.shutdown(socket.SHUT_WR)
-
     # A daemon, because it may still wait for input when the server has ended.
-    threading.Thread(target=upload, daemon=True).start()
+    threading.Thread(target=upload, args=(sock, sent), daemon=True).start()
     while data := sock.recv(CHUNK):
         received.add(data)
         while data:
@@ -179,15 +167,31 @@ def relay(sock: socket.socket) -> None:
                 if error.errno in (errno.EPIPE, errno.EINVAL):  # EINVAL on Windows
                     sys.exit(1)  # Nobody reads what we write any more: client.py ... | head
                 raise
-    # The server has closed. That looks the same if it was killed, so it may have been too early:
-    # 1. It was full, and said so. (If we have sent this very line, it is only an echo.)
-    if received.start == SERVER_FULL and sent.start != SERVER_FULL:
+    check(sent, received)
+
+
+def upload(sock: socket.socket, sent: Traffic) -> None:
+    """Copy standard input to the server, then close the sending side."""
+    with contextlib.suppress(OSError):  # If it fails, sent never is complete.
+        while data := os.read(0, CHUNK):
+            sent.add(data)
+            sock.sendall(data)
+        sent.complete = True  # before the server can see the end, and close in turn
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_WR)
+
+
+def check(sent: Traffic, received: Traffic) -> None:
+    """Raise OSError if replies are missing when the server has closed the connection.
+
+    A server closes when it has replied to all. But if it is killed, its system closes for it, and
+    to us that looks the same. So we count.
+    """
+    if received.start == SERVER_FULL and sent.start != SERVER_FULL:  # If sent, it is an echo.
         raise OSError("the server is full")
-    # 2. It ended while upload() was waiting for more input, or was sending it.
-    if not all_sent.is_set():
+    if not sent.complete:
         raise ConnectionError("not all of the input was sent")
-    # 3. It ended when all was sent, but gave, say, 2 replies to 3 lines. TCP does not tell us, so
-    #    we have counted. We do not know which server it was: one of these is true if all is well.
+    # We do not know which server it is. One of these is true if nothing is missing:
     every_line_has_its_reply = received.line_ends >= sent.lines()  # as from servers 1 to 3
     every_byte_is_back = received.size == sent.size  # as from server4
     if not (every_line_has_its_reply or every_byte_is_back):

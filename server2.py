@@ -29,6 +29,7 @@ BACKLOG = 1024  # connections that the kernel keeps until we accept them
 MAX_CLIENTS = 1000
 GROUP = 64  # clients to accept in a row, before the others get their turn
 CHUNK = 512  # bytes to read at a time: few, because others wait while we compute the replies
+SWITCH_INTERVAL = 0.0005  # seconds until a thread that computes gives another one its turn
 PAUSE = 0.01  # seconds until we try again when the system has run out of something
 MAX_LINE = 1024  # bytes, without the end of the line
 TOO_BIG = 10**1000  # the first integer of more than 1,000 digits
@@ -43,31 +44,25 @@ Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 
 # --- The model: every client in a thread of its own ---------------------------------------------
 #
-# The threads share no data but the number of free places, so they need no lock for correct replies.
-# COMPUTING is there so that new clients are served soon. Python runs one thread at a time, while
-# the others wait for the interpreter. start() starts a thread, and waits until it has begun to run.
-# Say that 500 threads compute, and that 64 clients are new:
+# The threads share no data but the number of free places, which a semaphore counts.
 #
-#   Without the lock, each of the 64 threads waits for the interpreter behind the 500, and after
-#   each one the main thread does, before it can start the next: 128 waits behind the 500.
-#
-#   With the lock, a thread computes only while it has it. Those that wait for the lock do not wait
-#   for the interpreter. So the main thread waits for the lock, once behind the 500, and then starts
-#   all 64 in a row. (Others need the interpreter only for a moment, as when recv returns.)
-#
-# (A lock does not always go to those that wait in their order, so this is only roughly true.)
+# Python runs one thread at a time: the others that have something to do wait for their turn. While
+# hundreds of threads compute, a turn comes late, and the main thread needs several turns to start a
+# single thread. So the others pause while it starts the threads of new clients: it clears the flag
+# MAY_COMPUTE, and sets it when it is done.
 
 PLACES = threading.Semaphore(MAX_CLIENTS)  # counts those that are free
-COMPUTING = threading.Lock()  # held by a thread while it computes, or starts others
+MAY_COMPUTE = threading.Event()  # While it is set, wait() returns at once.
+MAY_COMPUTE.set()
 
 
 def serve(listener: socket.socket) -> None:
     """Serve all clients that connect, each in a thread of its own, for ever."""
+    sys.setswitchinterval(SWITCH_INTERVAL)
     listener.setblocking(False)  # so that accept() fails when no more clients wait
     while True:
         group = retry(accept_group, listener)
         retry(admit, group)  # It takes clients from the list, so a retry goes on with the rest.
-        time.sleep(0.001)  # seconds in which others get the lock, so that their threads can end
 
 
 def accept_group(listener: socket.socket) -> list[tuple[socket.socket, Address]]:
@@ -84,37 +79,33 @@ def accept_group(listener: socket.socket) -> list[tuple[socket.socket, Address]]
 
 
 def admit(group: list[tuple[socket.socket, Address]]) -> None:
-    """Start a thread for each client, or refuse it, and take it from the list.
+    """Start a thread for each client, and take it from the list.
 
     Raises RuntimeError or MemoryError if the system has no thread. The list has the rest then.
     """
-    with COMPUTING:
+    MAY_COMPUTE.clear()
+    try:
         while group:
-            sock, peer = group[0]
-            if PLACES.acquire(blocking=False):  # chat() releases it.
-                try:  # A daemon thread ends with the program.
-                    threading.Thread(target=chat, args=(sock, peer), daemon=True).start()
-                except (RuntimeError, MemoryError):
-                    PLACES.release()
-                    raise
-            else:
-                refuse(sock, peer)
+            # A daemon thread ends with the program.
+            threading.Thread(target=chat, args=group[0], daemon=True).start()
             del group[0]
+    finally:
+        MAY_COMPUTE.set()
 
 
 def chat(sock: socket.socket, peer: Address) -> None:
-    """Answer a client's lines until it disconnects, and give its place to another client."""
+    """Answer a client's lines until it disconnects. Refuse it if the server is full."""
+    if not PLACES.acquire(blocking=False):
+        refuse(sock, peer)
+        return
     try:
         log(f"{show(peer)} connected")
         sock.setblocking(True)  # On some systems it is non-blocking, because the listener is.
         conversation = Conversation()
         while data := sock.recv(CHUNK):  # b"" means that the client has closed its sending side.
-            with COMPUTING:
-                replies = conversation.feed(data)
-            sock.sendall(replies)  # without the lock: a slow client delays only its own thread
-        with COMPUTING:
-            replies = conversation.end()
-        sock.sendall(replies)
+            MAY_COMPUTE.wait()
+            sock.sendall(conversation.feed(data))
+        sock.sendall(conversation.end())
         log(f"{show(peer)} disconnected")
     except (OSError, MemoryError) as error:  # The connection is lost, or no memory is left.
         log(f"{show(peer)} disconnected: {reason(error)}")

@@ -281,16 +281,39 @@ def test_out_of_memory(monkeypatch):
     ours, theirs = socket.socketpair()
     with theirs:
         theirs.sendall(b"1+1\n")
-        for _ in range(server2.MAX_CLIENTS):
-            assert server2.PLACES.acquire(blocking=False)
+        leave_one_place(server2)
         server2.chat(ours, ("127.0.0.1", 1))
         assert theirs.recv(1) == b""
         assert server2.PLACES.acquire(blocking=False)
-        assert server2.COMPUTING.acquire(blocking=False)
+
+
+def test_the_place_is_free_before_the_close():
+    """A client that waits for the close may connect again at once, also if server2 was full."""
+    server2 = load("server2")
+    was_free = []
+
+    class Watched(socket.socket):
+        def close(self):
+            was_free.append(server2.PLACES.acquire(blocking=False))
+            super().close()
+
+    ours, theirs = socket.socketpair()
+    with theirs:
+        theirs.shutdown(socket.SHUT_WR)
+        leave_one_place(server2)
+        server2.chat(Watched(fileno=ours.detach()), ("127.0.0.1", 1))
+        assert theirs.recv(1) == b""
+    assert was_free == [True]
+
+
+def leave_one_place(server2):
+    """Take all places of server2 but one."""
+    for _ in range(server2.MAX_CLIENTS - 1):
+        assert server2.PLACES.acquire(blocking=False)
 
 
 def test_no_thread_for_a_client(monkeypatch):
-    """If server2 can start no thread, the client and its place are there for the next attempt."""
+    """If server2 can start no thread, the client is kept, and the others compute meanwhile."""
     server2 = load("server2")
 
     def no_thread(thread):
@@ -303,9 +326,7 @@ def test_no_thread_for_a_client(monkeypatch):
         with pytest.raises(RuntimeError):
             server2.admit(group)
         assert group == [(ours, ("127.0.0.1", 1))]
-        for _ in range(server2.MAX_CLIENTS):
-            assert server2.PLACES.acquire(blocking=False)
-        assert server2.COMPUTING.acquire(blocking=False)
+        assert server2.MAY_COMPUTE.is_set()
 
 
 def served_when_others_leave(server, count, at_most):
