@@ -135,7 +135,7 @@ class Traffic:
         self.size = 0  # bytes
         self.line_ends = 0
         self.in_a_line = False  # whether the last line has no end
-        self.complete = False  # whether nothing more will follow
+        self.complete = False  # whether this was all
 
     def add(self, data: bytes) -> None:
         """Count data, the next bytes."""
@@ -176,7 +176,8 @@ def upload(sock: socket.socket, sent: Traffic) -> None:
         while data := os.read(0, CHUNK):
             sent.add(data)
             sock.sendall(data)
-        sent.complete = True  # before the server can see the end, and close in turn
+        # This is first, because after the shutdown the server may close, and then check() looks.
+        sent.complete = True
     with contextlib.suppress(OSError):
         sock.shutdown(socket.SHUT_WR)
 
@@ -187,7 +188,8 @@ def check(sent: Traffic, received: Traffic) -> None:
     A server closes when it has replied to all. But if it is killed, its system closes for it, and
     to us that looks the same. So we count.
     """
-    if received.start == SERVER_FULL and sent.start != SERVER_FULL:  # If sent, it is an echo.
+    # If we have sent this very line, it is an echo.
+    if received.start == SERVER_FULL and sent.start != SERVER_FULL:
         raise OSError("the server is full")
     if not sent.complete:
         raise ConnectionError("not all of the input was sent")

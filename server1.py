@@ -146,16 +146,8 @@ def reply(line: bytes) -> bytes:
 
 # --- The arithmetic: precedence climbing --------------------------------------------------------
 #
-# A sum consists of products, and a product consists of powers. expression() takes an operand, and
-# then operators, until it finds one that is below the precedence that it was asked for. That one
-# it leaves to its caller:
-#
-#   2-3*4: expression(SUM) takes 2 and -, and expression(PRODUCT) takes the right operand, 3*4.
-#   2-3-4: expression(SUM) takes 2 and -, and expression(PRODUCT) takes only 3, because - is below
-#          PRODUCT. So expression(SUM) has the value of 2-3, and goes on with - and 4.
-#   2**3**2: the right operand of ** may contain **, so this is 2**(3**2).
-#   -2**2: the operand of a sign may contain **, so this is -(2**2).
-#   -2*3: the operand of a sign may contain no other operator, so this is (-2)*3.
+# A sum consists of products, a product consists of powers, and one function evaluates them all. It
+# is told the lowest precedence that it may take: SUM for a sum, PRODUCT for a product.
 
 SUM, PRODUCT, POWER = 1, 2, 3
 
@@ -215,7 +207,17 @@ def evaluate(text: str) -> float:
 
 
 def expression(tokens: list[str], lowest: int) -> float:
-    """Take an operand, and operators of at least the precedence lowest. Return the value."""
+    """Take an operand, then operators and their right operands. Return the value.
+
+    At an operator below the precedence lowest it stops, and leaves that to its caller:
+
+    2-3*4: expression(SUM) takes 2 and -, and expression(PRODUCT) takes the right operand, 3*4.
+    2-3-4: expression(SUM) takes 2 and -, and expression(PRODUCT) takes only 3, because - is below
+           PRODUCT. So expression(SUM) has the value of 2-3, and goes on with - and 4.
+    2**3**2: the right operand of ** may contain **, so this is 2**(3**2).
+    -2**2: the operand of a sign may contain **, so this is -(2**2).
+    -2*3: the operand of a sign may contain no other operator, so this is (-2)*3.
+    """
     token = tokens.pop()
     if token == "(":
         value = expression(tokens, SUM)

@@ -47,9 +47,10 @@ Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 # The threads share no data but the number of free places, which a semaphore counts.
 #
 # Python runs one thread at a time: the others that have something to do wait for their turn. While
-# hundreds of threads compute, a turn comes late, and the main thread needs several turns to start a
-# single thread. So the others pause while it starts the threads of new clients: it clears the flag
-# MAY_COMPUTE, and sets it when it is done.
+# hundreds of threads compute, a turn comes late, and a new client needs several: the main thread
+# starts a new thread, this has its first turn, and the main thread can go on, because start() waits
+# for that. So the others pause meanwhile: before they compute, they wait for the flag MAY_COMPUTE.
+# The main thread clears it, starts the threads of all new clients in a row, and sets it again.
 
 PLACES = threading.Semaphore(MAX_CLIENTS)  # counts those that are free
 MAY_COMPUTE = threading.Event()  # While it is set, wait() returns at once.
@@ -95,7 +96,7 @@ def admit(group: list[tuple[socket.socket, Address]]) -> None:
 
 def chat(sock: socket.socket, peer: Address) -> None:
     """Answer a client's lines until it disconnects. Refuse it if the server is full."""
-    if not PLACES.acquire(blocking=False):
+    if not PLACES.acquire(blocking=False):  # not in admit(): a thread may fail to start
         refuse(sock, peer)
         return
     try:
@@ -194,16 +195,8 @@ def reply(line: bytes) -> bytes:
 
 # --- The arithmetic: precedence climbing --------------------------------------------------------
 #
-# A sum consists of products, and a product consists of powers. expression() takes an operand, and
-# then operators, until it finds one that is below the precedence that it was asked for. That one
-# it leaves to its caller:
-#
-#   2-3*4: expression(SUM) takes 2 and -, and expression(PRODUCT) takes the right operand, 3*4.
-#   2-3-4: expression(SUM) takes 2 and -, and expression(PRODUCT) takes only 3, because - is below
-#          PRODUCT. So expression(SUM) has the value of 2-3, and goes on with - and 4.
-#   2**3**2: the right operand of ** may contain **, so this is 2**(3**2).
-#   -2**2: the operand of a sign may contain **, so this is -(2**2).
-#   -2*3: the operand of a sign may contain no other operator, so this is (-2)*3.
+# A sum consists of products, a product consists of powers, and one function evaluates them all. It
+# is told the lowest precedence that it may take: SUM for a sum, PRODUCT for a product.
 
 SUM, PRODUCT, POWER = 1, 2, 3
 
@@ -263,7 +256,17 @@ def evaluate(text: str) -> float:
 
 
 def expression(tokens: list[str], lowest: int) -> float:
-    """Take an operand, and operators of at least the precedence lowest. Return the value."""
+    """Take an operand, then operators and their right operands. Return the value.
+
+    At an operator below the precedence lowest it stops, and leaves that to its caller:
+
+    2-3*4: expression(SUM) takes 2 and -, and expression(PRODUCT) takes the right operand, 3*4.
+    2-3-4: expression(SUM) takes 2 and -, and expression(PRODUCT) takes only 3, because - is below
+           PRODUCT. So expression(SUM) has the value of 2-3, and goes on with - and 4.
+    2**3**2: the right operand of ** may contain **, so this is 2**(3**2).
+    -2**2: the operand of a sign may contain **, so this is -(2**2).
+    -2*3: the operand of a sign may contain no other operator, so this is (-2)*3.
+    """
     token = tokens.pop()
     if token == "(":
         value = expression(tokens, SUM)

@@ -55,21 +55,15 @@ def serve(listener: socket.socket) -> None:
     clients: dict[int, Client] = {}  # by descriptor: select takes numbers faster than sockets
     reading = {listener_fd}  # the descriptors that we wait to read from
     writing: set[int] = set()  # the descriptors of the clients that we owe bytes
-    # If accept() fails, as without a free descriptor, there is no room. Then the listener stays
-    # readable, so select would return at once. We do not watch it, and try accept() again after
-    # PAUSE, or earlier when select returns for a client, until there is room.
-    no_room = False
+    no_room = False  # whether accept() has failed, as without a free descriptor
     while True:
-        watched = reading
-        timeout = None
-        if no_room:
-            watched = reading - {listener_fd}
-            timeout = PAUSE
         try:
-            readable, writable, _ = select.select(watched, writing, [], timeout)
-        except OSError:  # No memory; or no_room and no clients: empty sets are an error on Windows.
+            timeout = None if listener_fd in reading else PAUSE
+            readable, writable, _ = select.select(reading, writing, [], timeout)
+        except OSError:  # There is no memory. (On Windows, two empty sets are an error, too.)
             time.sleep(PAUSE)
             readable, writable = [], []
+        reading.add(listener_fd)
         for descriptor in readable + writable:  # No descriptor is in both.
             if descriptor == listener_fd:
                 continue  # New clients come last: those that leave make room for them.
@@ -82,10 +76,10 @@ def serve(listener: socket.socket) -> None:
                 reading.discard(descriptor)
                 writing.add(descriptor)
             elif descriptor in writing:  # The kernel has taken all that we owed.
-                writing.remove(descriptor)
+                writing.discard(descriptor)
                 reading.add(descriptor)
             # Otherwise, we go on reading from it.
-        if listener_fd in readable or no_room:
+        if listener_fd in readable:
             try:
                 accept_clients(listener, clients, reading)
                 no_room = False
@@ -93,6 +87,9 @@ def serve(listener: socket.socket) -> None:
                 if not no_room:
                     log(f"waiting: {reason(error)}")
                 no_room = True
+                # The client still waits, so select would return at once. We leave the listener out
+                # for one round, and that one takes at most PAUSE. Then we try again.
+                reading.remove(listener_fd)
 
 
 class Client:
@@ -109,19 +106,23 @@ class Client:
 
     def turn(self) -> bool:
         """Read and reply, or send more of what we owe. Return whether it is still connected."""
+        connected = True
         lost = ""
         try:
             if not self.owed:
                 data = self.sock.recv(CHUNK)
-                self.finished = not data  # b"" means that it has closed its sending side.
-                self.owed = self.conversation.feed(data) if data else self.conversation.end()
+                if data:
+                    self.owed = self.conversation.feed(data)
+                else:  # It has closed its sending side.
+                    self.owed = self.conversation.end()
+                    self.finished = True
             if self.owed:
                 sent = self.sock.send(self.owed)  # bytes that the kernel took, perhaps not all
                 self.owed = self.owed[sent:]
-            # When it has finished, it stays connected until it has all that we owe it.
-            connected = bool(self.owed) or not self.finished
+            if self.finished and not self.owed:  # Until then, it reads what we owe it.
+                connected = False
         except BlockingIOError:  # Nothing can be read after all, or the kernel's buffer is full.
-            connected = True
+            pass
         except (OSError, MemoryError) as error:  # The connection is lost, or no memory is left.
             connected = False
             lost = f": {reason(error)}"
@@ -213,16 +214,8 @@ def reply(line: bytes) -> bytes:
 
 # --- The arithmetic: precedence climbing --------------------------------------------------------
 #
-# A sum consists of products, and a product consists of powers. expression() takes an operand, and
-# then operators, until it finds one that is below the precedence that it was asked for. That one
-# it leaves to its caller:
-#
-#   2-3*4: expression(SUM) takes 2 and -, and expression(PRODUCT) takes the right operand, 3*4.
-#   2-3-4: expression(SUM) takes 2 and -, and expression(PRODUCT) takes only 3, because - is below
-#          PRODUCT. So expression(SUM) has the value of 2-3, and goes on with - and 4.
-#   2**3**2: the right operand of ** may contain **, so this is 2**(3**2).
-#   -2**2: the operand of a sign may contain **, so this is -(2**2).
-#   -2*3: the operand of a sign may contain no other operator, so this is (-2)*3.
+# A sum consists of products, a product consists of powers, and one function evaluates them all. It
+# is told the lowest precedence that it may take: SUM for a sum, PRODUCT for a product.
 
 SUM, PRODUCT, POWER = 1, 2, 3
 
@@ -282,7 +275,17 @@ def evaluate(text: str) -> float:
 
 
 def expression(tokens: list[str], lowest: int) -> float:
-    """Take an operand, and operators of at least the precedence lowest. Return the value."""
+    """Take an operand, then operators and their right operands. Return the value.
+
+    At an operator below the precedence lowest it stops, and leaves that to its caller:
+
+    2-3*4: expression(SUM) takes 2 and -, and expression(PRODUCT) takes the right operand, 3*4.
+    2-3-4: expression(SUM) takes 2 and -, and expression(PRODUCT) takes only 3, because - is below
+           PRODUCT. So expression(SUM) has the value of 2-3, and goes on with - and 4.
+    2**3**2: the right operand of ** may contain **, so this is 2**(3**2).
+    -2**2: the operand of a sign may contain **, so this is -(2**2).
+    -2*3: the operand of a sign may contain no other operator, so this is (-2)*3.
+    """
     token = tokens.pop()
     if token == "(":
         value = expression(tokens, SUM)
