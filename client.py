@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """The client of the four servers: send a line, show the reply, and repeat.
 
-At a terminal it reads a line, sends it, and waits for the reply. On a pipe it joins standard input
-and output to the server, byte for byte, and both ways at once, with a thread for each. A client
-that sends everything before it reads can get stuck: a server that cannot send its replies stops
+At a terminal it reads a line, sends it, and waits for the reply. On a pipe it copies standard input
+to the server, and meanwhile, in another thread, the replies to standard output, byte for byte. If
+it sent all of its input first, it could get stuck: a server that cannot send its replies stops
 reading, and then each waits for the other. Without HOST, the first two lines are host and port.
 """
 
@@ -128,14 +128,14 @@ def visible(reply: bytes) -> str:
 
 
 class Traffic:
-    """What has passed in one direction, counted to find out whether replies are missing."""
+    """What has passed in one direction, so that check() can tell whether replies are missing."""
 
     def __init__(self) -> None:
-        self.start = b""  # the first bytes, at most 100
+        self.start = b""  # the first bytes, at most 100: perhaps all of SERVER_FULL
         self.size = 0  # bytes
         self.line_ends = 0
         self.in_a_line = False  # whether the last line has no end
-        self.complete = False  # whether this was all
+        self.complete = False  # whether nothing more will follow
 
     def add(self, data: bytes) -> None:
         """Count data, the next bytes."""
@@ -176,10 +176,9 @@ def upload(sock: socket.socket, sent: Traffic) -> None:
         while data := os.read(0, CHUNK):
             sent.add(data)
             sock.sendall(data)
-        # This is first, because after the shutdown the server may close, and then check() looks.
         sent.complete = True
     with contextlib.suppress(OSError):
-        sock.shutdown(socket.SHUT_WR)
+        sock.shutdown(socket.SHUT_WR)  # The server learns only from this that it has all.
 
 
 def check(sent: Traffic, received: Traffic) -> None:
@@ -188,15 +187,14 @@ def check(sent: Traffic, received: Traffic) -> None:
     A server closes when it has replied to all. But if it is killed, its system closes for it, and
     to us that looks the same. So we count.
     """
-    # If we have sent this very line, it is an echo.
+    # The server has sent this line and no more. (If we have sent the same, it is only an echo.)
     if received.start == SERVER_FULL and sent.start != SERVER_FULL:
         raise OSError("the server is full")
     if not sent.complete:
         raise ConnectionError("not all of the input was sent")
-    # We do not know which server it is. One of these is true if nothing is missing:
-    every_line_has_its_reply = received.line_ends >= sent.lines()  # as from servers 1 to 3
-    every_byte_is_back = received.size == sent.size  # as from server4
-    if not (every_line_has_its_reply or every_byte_is_back):
+    # Every server sends a line for each of ours. But if our last line has no end, server4 sends it
+    # back without one. If nothing is missing then, as many bytes have come as we have sent.
+    if received.line_ends < sent.lines() and received.size != sent.size:
         raise ConnectionError("the server ended before it had replied to every line")
 
 

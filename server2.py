@@ -29,7 +29,7 @@ BACKLOG = 1024  # connections that the kernel keeps until we accept them
 MAX_CLIENTS = 1000
 GROUP = 64  # clients to accept in a row, before the others get their turn
 CHUNK = 512  # bytes to read at a time: few, because others wait while we compute the replies
-SWITCH_INTERVAL = 0.0005  # seconds until a thread that computes gives another one its turn
+SWITCH_INTERVAL = 0.0005  # seconds that a thread may compute while others wait (usually 0.005)
 PAUSE = 0.01  # seconds until we try again when the system has run out of something
 MAX_LINE = 1024  # bytes, without the end of the line
 TOO_BIG = 10**1000  # the first integer of more than 1,000 digits
@@ -46,11 +46,13 @@ Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 #
 # The threads share no data but the number of free places, which a semaphore counts.
 #
-# Python runs one thread at a time: the others that have something to do wait for their turn. While
-# hundreds of threads compute, a turn comes late, and a new client needs several: the main thread
-# starts a new thread, this has its first turn, and the main thread can go on, because start() waits
-# for that. So the others pause meanwhile: before they compute, they wait for the flag MAY_COMPUTE.
-# The main thread clears it, starts the threads of all new clients in a row, and sets it again.
+# Python runs one thread at a time. The others that have something to do wait for their turn, and if
+# hundreds compute, a turn comes late. Then new clients would wait for long: when the main thread
+# calls start(), it waits until the new thread has had a turn, and then until it has one itself.
+#
+# So the clients' threads pause while the main thread starts others: it clears the flag MAY_COMPUTE,
+# starts the threads of a group of clients, and sets the flag again. A thread waits for the flag
+# each time before it computes. If it is computing already, it goes on to the end.
 
 PLACES = threading.Semaphore(MAX_CLIENTS)  # counts those that are free
 MAY_COMPUTE = threading.Event()  # While it is set, wait() returns at once.
@@ -96,7 +98,8 @@ def admit(group: list[tuple[socket.socket, Address]]) -> None:
 
 def chat(sock: socket.socket, peer: Address) -> None:
     """Answer a client's lines until it disconnects. Refuse it if the server is full."""
-    if not PLACES.acquire(blocking=False):  # not in admit(): a thread may fail to start
+    # If admit() took the place, it would have to give it back when the thread fails to start.
+    if not PLACES.acquire(blocking=False):
         refuse(sock, peer)
         return
     try:
@@ -106,6 +109,7 @@ def chat(sock: socket.socket, peer: Address) -> None:
         while data := sock.recv(CHUNK):  # b"" means that the client has closed its sending side.
             MAY_COMPUTE.wait()
             sock.sendall(conversation.feed(data))
+        MAY_COMPUTE.wait()
         sock.sendall(conversation.end())
         log(f"{show(peer)} disconnected")
     except (OSError, MemoryError) as error:  # The connection is lost, or no memory is left.
@@ -122,7 +126,7 @@ def retry(call: Callable[..., Any], *arguments: object) -> Any:
     while True:
         try:
             return call(*arguments)
-        except (ConnectionError, BlockingIOError):  # The client has disconnected already.
+        except (ConnectionError, BlockingIOError):  # The client disconnected before accept().
             continue
         except (OSError, RuntimeError, MemoryError) as error:  # RuntimeError: no more threads
             if not waiting:

@@ -58,9 +58,9 @@ def serve(listener: socket.socket) -> None:
     no_room = False  # whether accept() has failed, as without a free descriptor
     while True:
         try:
-            timeout = None if listener_fd in reading else PAUSE
+            timeout = None if listener_fd in reading else PAUSE  # PAUSE if accept() has failed
             readable, writable, _ = select.select(reading, writing, [], timeout)
-        except OSError:  # There is no memory. (On Windows, two empty sets are an error, too.)
+        except OSError:  # There is no memory, or, on Windows, nothing to watch.
             time.sleep(PAUSE)
             readable, writable = [], []
         reading.add(listener_fd)
@@ -119,7 +119,7 @@ class Client:
             if self.owed:
                 sent = self.sock.send(self.owed)  # bytes that the kernel took, perhaps not all
                 self.owed = self.owed[sent:]
-            if self.finished and not self.owed:  # Until then, it reads what we owe it.
+            if self.finished and not self.owed:  # It has got all its replies.
                 connected = False
         except BlockingIOError:  # Nothing can be read after all, or the kernel's buffer is full.
             pass
