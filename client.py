@@ -187,14 +187,16 @@ def check(sent: Traffic, received: Traffic) -> None:
     A server closes when it has replied to all. But if it is killed, its system closes for it, and
     to us that looks the same. So we count.
     """
-    # The server has sent this line and no more. (If we have sent the same, it is only an echo.)
+    # The server has sent this line and no more. (If we have sent the same, it is server4's echo.)
     if received.start == SERVER_FULL and sent.start != SERVER_FULL:
         raise OSError("the server is full")
     if not sent.complete:
         raise ConnectionError("not all of the input was sent")
-    # Every server sends a line for each of ours. But if our last line has no end, server4 sends it
-    # back without one. If nothing is missing then, as many bytes have come as we have sent.
-    if received.line_ends < sent.lines() and received.size != sent.size:
+    # Servers 1 to 3 end every reply, even if our last line has no end.
+    replied = received.line_ends >= sent.lines()
+    # server4 sends back what we have sent: as many bytes, with as many line ends.
+    echoed = received.size == sent.size and received.line_ends == sent.line_ends
+    if not replied and not echoed:  # We do not know which server it is.
         raise ConnectionError("the server ended before it had replied to every line")
 
 

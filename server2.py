@@ -29,7 +29,7 @@ BACKLOG = 1024  # connections that the kernel keeps until we accept them
 MAX_CLIENTS = 1000
 GROUP = 64  # clients to accept in a row, before the others get their turn
 CHUNK = 512  # bytes to read at a time: few, because others wait while we compute the replies
-SWITCH_INTERVAL = 0.0005  # seconds that a thread may compute while others wait (usually 0.005)
+SWITCH_INTERVAL = 0.0005  # seconds that a thread may compute while others wait for their turn
 PAUSE = 0.01  # seconds until we try again when the system has run out of something
 MAX_LINE = 1024  # bytes, without the end of the line
 TOO_BIG = 10**1000  # the first integer of more than 1,000 digits
@@ -46,9 +46,9 @@ Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 #
 # The threads share no data but the number of free places, which a semaphore counts.
 #
-# Python runs one thread at a time. The others that have something to do wait for their turn, and if
-# hundreds compute, a turn comes late. Then new clients would wait for long: when the main thread
-# calls start(), it waits until the new thread has had a turn, and then until it has one itself.
+# Python runs one thread at a time, and if hundreds compute, each waits long for its turn. A new
+# client needs several turns, one after another: the main thread accepts it, then it starts a thread
+# for it, then this thread has to run. Meanwhile, the next client waits.
 #
 # So the clients' threads pause while the main thread starts others: it clears the flag MAY_COMPUTE,
 # starts the threads of a group of clients, and sets the flag again. A thread waits for the flag
@@ -61,7 +61,7 @@ MAY_COMPUTE.set()
 
 def serve(listener: socket.socket) -> None:
     """Serve all clients that connect, each in a thread of its own, for ever."""
-    sys.setswitchinterval(SWITCH_INTERVAL)
+    sys.setswitchinterval(SWITCH_INTERVAL)  # It is 0.005 otherwise, and then each waits longer.
     listener.setblocking(False)  # so that accept() fails when no more clients wait
     while True:
         group = retry(accept_group, listener)
@@ -69,11 +69,11 @@ def serve(listener: socket.socket) -> None:
 
 
 def accept_group(listener: socket.socket) -> list[tuple[socket.socket, Address]]:
-    """Wait for a client. Accept it, and others until accept() fails. Return sockets and addresses.
+    """Wait for a client. Accept it, and the others that wait. Return their sockets and addresses.
 
     Raises OSError if even the first one cannot be accepted, as without a free descriptor.
     """
-    select.select([listener], [], [])  # This waits for the first client, and accept() for none.
+    select.select([listener], [], [])  # accept() itself does not wait, because it is non-blocking.
     group = [listener.accept()]
     with contextlib.suppress(OSError):  # It is a BlockingIOError if no more clients wait.
         while len(group) < GROUP:
@@ -98,7 +98,6 @@ def admit(group: list[tuple[socket.socket, Address]]) -> None:
 
 def chat(sock: socket.socket, peer: Address) -> None:
     """Answer a client's lines until it disconnects. Refuse it if the server is full."""
-    # If admit() took the place, it would have to give it back when the thread fails to start.
     if not PLACES.acquire(blocking=False):
         refuse(sock, peer)
         return

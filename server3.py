@@ -55,10 +55,12 @@ def serve(listener: socket.socket) -> None:
     clients: dict[int, Client] = {}  # by descriptor: select takes numbers faster than sockets
     reading = {listener_fd}  # the descriptors that we wait to read from
     writing: set[int] = set()  # the descriptors of the clients that we owe bytes
-    no_room = False  # whether accept() has failed, as without a free descriptor
+    waiting = False  # whether the last accept() has failed, so that we log it only once
     while True:
+        # If accept() fails, as without a free descriptor, the client still waits, and select would
+        # return at once. So we leave the listener out for one round, of at most PAUSE.
+        timeout = None if listener_fd in reading else PAUSE
         try:
-            timeout = None if listener_fd in reading else PAUSE  # PAUSE if accept() has failed
             readable, writable, _ = select.select(reading, writing, [], timeout)
         except OSError:  # There is no memory, or, on Windows, nothing to watch.
             time.sleep(PAUSE)
@@ -82,14 +84,12 @@ def serve(listener: socket.socket) -> None:
         if listener_fd in readable:
             try:
                 accept_clients(listener, clients, reading)
-                no_room = False
+                waiting = False
             except (OSError, MemoryError) as error:
-                if not no_room:
+                if not waiting:
                     log(f"waiting: {reason(error)}")
-                no_room = True
-                # The client still waits, so select would return at once. We leave the listener out
-                # for one round, and that one takes at most PAUSE. Then we try again.
-                reading.remove(listener_fd)
+                waiting = True
+                reading.remove(listener_fd)  # for one round
 
 
 class Client:
@@ -121,7 +121,7 @@ class Client:
                 self.owed = self.owed[sent:]
             if self.finished and not self.owed:  # It has got all its replies.
                 connected = False
-        except BlockingIOError:  # Nothing can be read after all, or the kernel's buffer is full.
+        except BlockingIOError:  # Nothing can be read after all, or we still owe the same bytes.
             pass
         except (OSError, MemoryError) as error:  # The connection is lost, or no memory is left.
             connected = False

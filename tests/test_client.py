@@ -305,6 +305,7 @@ def test_server_closes(said, reset):
         (b"1+1", b""),
         (b"1+1\n20*3", b"2\n6"),
         (b"20*3", b"6"),
+        (b"9**9\n1\n", b"3874204"),
         (b"echo\nthis", b"echo\nthi"),
         (b"", REFUSAL),
         (b"1+1\n", REFUSAL),
