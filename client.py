@@ -28,52 +28,6 @@ END_KEY = "Ctrl-Z and Enter" if sys.platform == "win32" else "Ctrl-D"
 Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 
 
-def main() -> None:
-    """Read the command line, connect, and talk with the server until either side leaves."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("host", metavar="HOST", nargs="?")
-    parser.add_argument("port", metavar="PORT", nargs="?", type=port_number, default=DEFAULT_PORT)
-    options = parser.parse_args()
-    if not (sys.stdin and sys.stdout):
-        sys.exit("client: standard input or standard output is closed")
-    terminal = sys.stdin.isatty() and sys.stdout.isatty()
-    if not terminal:
-        # Ctrl-C ends the client as it ends any program, with status 130 in a shell. At a terminal
-        # it is a way to leave, with status 0: see KeyboardInterrupt below.
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-    try:
-        host, port = options.host, options.port
-        if host is None:
-            host = ask("Host", DEFAULT_HOST, str)
-            port = ask("Port", DEFAULT_PORT, port_number)
-        with connect(host, port) as sock:
-            if terminal:
-                chat(sock)
-            else:
-                relay(sock)
-    except KeyboardInterrupt:
-        sys.exit(0)
-    except (OSError, ValueError, RuntimeError) as error:
-        # ValueError: the select in read_line() takes no descriptor above 1,023.
-        # RuntimeError: relay() can start no thread.
-        lost = "connection lost: " if isinstance(error, ConnectionError) else ""
-        sys.exit(f"client: {lost}{reason(error)}")
-
-
-def connect(host: str, port: int) -> socket.socket:
-    """Return a socket that is connected to the server. Raises SystemExit with one line if not."""
-    try:
-        sock = socket.create_connection((host, port))
-    except (OSError, ValueError) as error:  # ValueError: no host can have such a name.
-        why = reason(error)
-        if isinstance(error, ConnectionRefusedError):
-            why += " (no server there, or server1 while it has a client)"
-        sys.exit(f"client: cannot connect to {show((host, port))}: {why}")
-    with contextlib.suppress(OSError):  # macOS refuses it when the server has closed already.
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return sock
-
-
 # --- At a terminal ------------------------------------------------------------------------------
 
 
@@ -192,12 +146,61 @@ def check(sent: Traffic, received: Traffic) -> None:
         raise OSError("the server is full")
     if not sent.complete:
         raise ConnectionError("not all of the input was sent")
-    # Servers 1 to 3 end every reply, even if our last line has no end.
+    # We do not know which server it is. If we send two lines, b"1+1\n2+2", servers 1 to 3 reply
+    # with two line ends, b"2\n4\n", and server4 sends back the same bytes, with one line end.
     replied = received.line_ends >= sent.lines()
-    # server4 sends back what we have sent: as many bytes, with as many line ends.
     echoed = received.size == sent.size and received.line_ends == sent.line_ends
-    if not replied and not echoed:  # We do not know which server it is.
+    if not replied and not echoed:
         raise ConnectionError("the server ended before it had replied to every line")
+
+
+# --- The command line ---------------------------------------------------------------------------
+
+
+def main() -> None:
+    """Read the command line, connect, and talk with the server until either side leaves."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("host", metavar="HOST", nargs="?")
+    parser.add_argument("port", metavar="PORT", nargs="?", type=port_number, default=DEFAULT_PORT)
+    options = parser.parse_args()
+    if not (sys.stdin and sys.stdout):
+        sys.exit("client: standard input or standard output is closed")
+    terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    if not terminal:
+        # Ctrl-C ends the client as it ends any program, with status 130 in a shell. At a terminal
+        # it is a way to leave, with status 0: see KeyboardInterrupt below.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        host, port = options.host, options.port
+        if host is None:
+            host = ask("Host", DEFAULT_HOST, str)
+            port = ask("Port", DEFAULT_PORT, port_number)
+        with connect(host, port) as sock:
+            if terminal:
+                chat(sock)
+            else:
+                relay(sock)
+    except KeyboardInterrupt:
+        sys.exit(0)
+    except (OSError, ValueError, RuntimeError) as error:
+        # ValueError: the select in read_line() takes no descriptor above 1,023.
+        # RuntimeError: relay() can start no thread.
+        lost = "connection lost: " if isinstance(error, ConnectionError) else ""
+        sys.exit(f"client: {lost}{reason(error)}")
+
+
+def connect(host: str, port: int) -> socket.socket:
+    """Return a socket that is connected to the server. Raises SystemExit with one line if not."""
+    try:
+        sock = socket.create_connection((host, port))
+    except (OSError, ValueError) as error:  # ValueError: no host can have such a name.
+        why = reason(error)
+        if isinstance(error, ConnectionRefusedError):
+            why += " (no server there, or server1 while it has a client)"
+        sys.exit(f"client: cannot connect to {show((host, port))}: {why}")
+    with contextlib.suppress(OSError):  # macOS refuses it when the server has closed already.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
 
 
 # --- The same as in the servers -----------------------------------------------------------------

@@ -44,17 +44,17 @@ Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 
 # --- The model: every client in a thread of its own ---------------------------------------------
 #
-# The threads share no data but the number of free places, which a semaphore counts.
+# The threads share no data but the number of free places, which the semaphore PLACES counts.
 #
-# Python runs one thread at a time, and if hundreds compute, each waits long for its turn. A new
-# client needs several turns, one after another: the main thread accepts it, then it starts a thread
-# for it, then this thread has to run. Meanwhile, the next client waits.
+# Python runs one thread at a time, and if hundreds compute, each waits long for its turn. Three
+# turns are needed to start a thread: one of the main thread, the first one of the new thread, and
+# another one of the main thread, because start() returns only when the new thread runs.
 #
 # So the clients' threads pause while the main thread starts others: it clears the flag MAY_COMPUTE,
 # starts the threads of a group of clients, and sets the flag again. A thread waits for the flag
 # each time before it computes. If it is computing already, it goes on to the end.
 
-PLACES = threading.Semaphore(MAX_CLIENTS)  # counts those that are free
+PLACES = threading.Semaphore(MAX_CLIENTS)  # Each client's thread takes one, and gives it back.
 MAY_COMPUTE = threading.Event()  # While it is set, wait() returns at once.
 MAY_COMPUTE.set()
 
@@ -268,7 +268,7 @@ def expression(tokens: list[str], lowest: int) -> float:
            PRODUCT. So expression(SUM) has the value of 2-3, and goes on with - and 4.
     2**3**2: the right operand of ** may contain **, so this is 2**(3**2).
     -2**2: the operand of a sign may contain **, so this is -(2**2).
-    -2*3: the operand of a sign may contain no other operator, so this is (-2)*3.
+    -2*3: the operand of a sign may not contain *, so this is (-2)*3.
     """
     token = tokens.pop()
     if token == "(":

@@ -284,7 +284,7 @@ def expression(tokens: list[str], lowest: int) -> float:
            PRODUCT. So expression(SUM) has the value of 2-3, and goes on with - and 4.
     2**3**2: the right operand of ** may contain **, so this is 2**(3**2).
     -2**2: the operand of a sign may contain **, so this is -(2**2).
-    -2*3: the operand of a sign may contain no other operator, so this is (-2)*3.
+    -2*3: the operand of a sign may not contain *, so this is (-2)*3.
     """
     token = tokens.pop()
     if token == "(":
