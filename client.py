@@ -85,7 +85,7 @@ class Traffic:
     """What has passed in one direction, so that check() can tell whether replies are missing."""
 
     def __init__(self) -> None:
-        self.start = b""  # the first bytes, at most 100: perhaps all of SERVER_FULL
+        self.start = b""  # the first bytes, at most 100, to find SERVER_FULL
         self.size = 0  # bytes
         self.line_ends = 0
         self.in_a_line = False  # whether the last line has no end
@@ -113,14 +113,7 @@ def relay(sock: socket.socket) -> None:
     threading.Thread(target=upload, args=(sock, sent), daemon=True).start()
     while data := sock.recv(CHUNK):
         received.add(data)
-        while data:
-            try:
-                written = os.write(1, data)  # bytes, perhaps not all
-                data = data[written:]
-            except OSError as error:
-                if error.errno in (errno.EPIPE, errno.EINVAL):  # EINVAL on Windows
-                    sys.exit(1)  # Nobody reads what we write any more: client.py ... | head
-                raise
+        write(data)
     check(sent, received)
 
 
@@ -133,6 +126,18 @@ def upload(sock: socket.socket, sent: Traffic) -> None:
         sent.complete = True
     with contextlib.suppress(OSError):
         sock.shutdown(socket.SHUT_WR)  # The server learns only from this that it has all.
+
+
+def write(data: bytes) -> None:
+    """Write data to standard output. Raises OSError, or SystemExit if nobody reads it any more."""
+    try:
+        while data:
+            written = os.write(1, data)  # bytes, perhaps not all
+            data = data[written:]
+    except OSError as error:
+        if error.errno in (errno.EPIPE, errno.EINVAL):  # EINVAL on Windows
+            sys.exit(1)  # as in client.py ... | head
+        raise
 
 
 def check(sent: Traffic, received: Traffic) -> None:

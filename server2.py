@@ -44,18 +44,10 @@ Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 
 # --- The model: every client in a thread of its own ---------------------------------------------
 #
-# The threads share no data but the number of free places, which the semaphore PLACES counts.
-#
-# Python runs one thread at a time, and if hundreds compute, each waits long for its turn. Three
-# turns are needed to start a thread: one of the main thread, the first one of the new thread, and
-# another one of the main thread, because start() returns only when the new thread runs.
-#
-# So the clients' threads pause while the main thread starts others: it clears the flag MAY_COMPUTE,
-# starts the threads of a group of clients, and sets the flag again. A thread waits for the flag
-# each time before it computes. If it is computing already, it goes on to the end.
+# The threads share no data but the number of free places, which PLACES counts.
 
-PLACES = threading.Semaphore(MAX_CLIENTS)  # Each client's thread takes one, and gives it back.
-MAY_COMPUTE = threading.Event()  # While it is set, wait() returns at once.
+PLACES = threading.Semaphore(MAX_CLIENTS)  # A client's thread takes one, and gives it back.
+MAY_COMPUTE = threading.Event()  # Threads wait until it is set before they compute: see admit().
 MAY_COMPUTE.set()
 
 
@@ -75,14 +67,18 @@ def accept_group(listener: socket.socket) -> list[tuple[socket.socket, Address]]
     """
     select.select([listener], [], [])  # accept() itself does not wait, because it is non-blocking.
     group = [listener.accept()]
-    with contextlib.suppress(OSError):  # It is a BlockingIOError if no more clients wait.
+    with contextlib.suppress(OSError):  # No more clients wait. (Other errors come up again.)
         while len(group) < GROUP:
             group.append(listener.accept())
     return group
 
 
 def admit(group: list[tuple[socket.socket, Address]]) -> None:
-    """Start a thread for each client, and take it from the list.
+    """Start a thread for each client, and take it from the list. Meanwhile, the others pause.
+
+    Python runs one thread at a time, and start() returns only when the new thread has had its first
+    turn. If hundreds of others went on computing, each start() would take long. So we clear the
+    flag for which they wait before they compute, start all the threads, and set the flag again.
 
     Raises RuntimeError or MemoryError if the system has no thread. The list has the rest then.
     """
@@ -221,8 +217,8 @@ def power(base: float, exponent: float) -> float:
 
 
 # operator: its precedence, the lowest precedence inside its right operand, its function
-# If it groups from left to right, as in (2-3)-4, the second number is one higher than the first. If
-# it groups from right to left, as in 2**(3**2), they are the same.
+# The right operand of - may be 3*4, but not 3-4, so 2-3-4 is (2-3)-4. That of ** may be 3**2, so
+# 2**3**2 is 2**(3**2).
 OPERATORS: dict[str, tuple[int, int, Callable[[Any, Any], Any]]] = {
     "+": (SUM, PRODUCT, operator.add),
     "-": (SUM, PRODUCT, operator.sub),

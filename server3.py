@@ -237,8 +237,8 @@ def power(base: float, exponent: float) -> float:
 
 
 # operator: its precedence, the lowest precedence inside its right operand, its function
-# If it groups from left to right, as in (2-3)-4, the second number is one higher than the first. If
-# it groups from right to left, as in 2**(3**2), they are the same.
+# The right operand of - may be 3*4, but not 3-4, so 2-3-4 is (2-3)-4. That of ** may be 3**2, so
+# 2**3**2 is 2**(3**2).
 OPERATORS: dict[str, tuple[int, int, Callable[[Any, Any], Any]]] = {
     "+": (SUM, PRODUCT, operator.add),
     "-": (SUM, PRODUCT, operator.sub),
