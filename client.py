@@ -145,14 +145,16 @@ def check(sent: Traffic, received: Traffic) -> None:
 
     A server closes when it has replied to all. But if it is killed, its system closes for it, and
     to us that looks the same. So we count.
+
+    We do not know which server it is. Servers 1 to 3 send a line for each of ours, and end it even
+    if our last line has no end. server4 sends back what we have sent: as many bytes, and as many
+    line ends.
     """
     # The server has sent this line and no more. (If we have sent the same, it is server4's echo.)
     if received.start == SERVER_FULL and sent.start != SERVER_FULL:
         raise OSError("the server is full")
     if not sent.complete:
         raise ConnectionError("not all of the input was sent")
-    # We do not know which server it is. If we send two lines, b"1+1\n2+2", servers 1 to 3 reply
-    # with two line ends, b"2\n4\n", and server4 sends back the same bytes, with one line end.
     replied = received.line_ends >= sent.lines()
     echoed = received.size == sent.size and received.line_ends == sent.line_ends
     if not replied and not echoed:

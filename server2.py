@@ -29,7 +29,6 @@ BACKLOG = 1024  # connections that the kernel keeps until we accept them
 MAX_CLIENTS = 1000
 GROUP = 64  # clients to accept in a row, before the others get their turn
 CHUNK = 512  # bytes to read at a time: few, because others wait while we compute the replies
-SWITCH_INTERVAL = 0.0005  # seconds that a thread may compute while others wait for their turn
 PAUSE = 0.01  # seconds until we try again when the system has run out of something
 MAX_LINE = 1024  # bytes, without the end of the line
 TOO_BIG = 10**1000  # the first integer of more than 1,000 digits
@@ -47,16 +46,15 @@ Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 # The threads share no data but the number of free places, which PLACES counts.
 
 PLACES = threading.Semaphore(MAX_CLIENTS)  # A client's thread takes one, and gives it back.
-MAY_COMPUTE = threading.Event()  # Threads wait until it is set before they compute: see admit().
-MAY_COMPUTE.set()
+COMPUTING = threading.Lock()  # A thread holds it while it computes: see admit().
 
 
 def serve(listener: socket.socket) -> None:
     """Serve all clients that connect, each in a thread of its own, for ever."""
-    sys.setswitchinterval(SWITCH_INTERVAL)  # It is 0.005 otherwise, and then each waits longer.
     listener.setblocking(False)  # so that accept() fails when no more clients wait
     while True:
         group = retry(accept_group, listener)
+        time.sleep(len(group) * 0.0001)  # seconds in which the others get the lock before us
         retry(admit, group)  # It takes clients from the list, so a retry goes on with the rest.
 
 
@@ -66,30 +64,30 @@ def accept_group(listener: socket.socket) -> list[tuple[socket.socket, Address]]
     Raises OSError if even the first one cannot be accepted, as without a free descriptor.
     """
     select.select([listener], [], [])  # accept() itself does not wait, because it is non-blocking.
-    group = [listener.accept()]
-    with contextlib.suppress(OSError):  # No more clients wait. (Other errors come up again.)
+    group = []
+    try:
         while len(group) < GROUP:
             group.append(listener.accept())
+    except OSError:  # No more clients wait, or no descriptor is free.
+        if not group:
+            raise
     return group
 
 
 def admit(group: list[tuple[socket.socket, Address]]) -> None:
-    """Start a thread for each client, and take it from the list. Meanwhile, the others pause.
+    """Start a thread for each client, and take it from the list. Meanwhile, no other computes.
 
     Python runs one thread at a time, and start() returns only when the new thread has had its first
-    turn. If hundreds of others went on computing, each start() would take long. So we clear the
-    flag for which they wait before they compute, start all the threads, and set the flag again.
+    turn. If hundreds of others went on computing, each start() would take long. So we hold the lock
+    that they need to compute.
 
     Raises RuntimeError or MemoryError if the system has no thread. The list has the rest then.
     """
-    MAY_COMPUTE.clear()
-    try:
+    with COMPUTING:
         while group:
             # A daemon thread ends with the program.
             threading.Thread(target=chat, args=group[0], daemon=True).start()
             del group[0]
-    finally:
-        MAY_COMPUTE.set()
 
 
 def chat(sock: socket.socket, peer: Address) -> None:
@@ -102,10 +100,10 @@ def chat(sock: socket.socket, peer: Address) -> None:
         sock.setblocking(True)  # On some systems it is non-blocking, because the listener is.
         conversation = Conversation()
         while data := sock.recv(CHUNK):  # b"" means that the client has closed its sending side.
-            MAY_COMPUTE.wait()
-            sock.sendall(conversation.feed(data))
-        MAY_COMPUTE.wait()
-        sock.sendall(conversation.end())
+            with COMPUTING:
+                replies = conversation.feed(data)
+            sock.sendall(replies)  # without the lock: a slow client delays only its own thread
+        sock.sendall(conversation.end())  # This is at most one line, and needs no lock.
         log(f"{show(peer)} disconnected")
     except (OSError, MemoryError) as error:  # The connection is lost, or no memory is left.
         log(f"{show(peer)} disconnected: {reason(error)}")

@@ -285,6 +285,7 @@ def test_out_of_memory(monkeypatch):
         server2.chat(ours, ("127.0.0.1", 1))
         assert theirs.recv(1) == b""
         assert server2.PLACES.acquire(blocking=False)
+        assert server2.COMPUTING.acquire(blocking=False)
 
 
 def test_the_place_is_free_before_the_close():
@@ -326,7 +327,7 @@ def test_no_thread_for_a_client(monkeypatch):
         with pytest.raises(RuntimeError):
             server2.admit(group)
         assert group == [(ours, ("127.0.0.1", 1))]
-        assert server2.MAY_COMPUTE.is_set()
+        assert server2.COMPUTING.acquire(blocking=False)
 
 
 def served_when_others_leave(server, count, at_most):
