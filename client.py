@@ -141,14 +141,15 @@ def write(data: bytes) -> None:
 
 
 def check(sent: Traffic, received: Traffic) -> None:
-    """Raise OSError if replies are missing when the server has closed the connection.
+    r"""Raise OSError if replies are missing when the server has closed the connection.
 
     A server closes when it has replied to all. But if it is killed, its system closes for it, and
-    to us that looks the same. So we count.
+    to us that looks the same. So we count. If we have sent two lines, "1+1\n2+2", we should get
 
-    We do not know which server it is. Servers 1 to 3 send a line for each of ours, and end it even
-    if our last line has no end. server4 sends back what we have sent: as many bytes, and as many
-    line ends.
+    "2\n4\n" from servers 1 to 3: a line end for each of our lines
+    "1+1\n2+2" from server4: as many bytes as we have sent, and as many line ends
+
+    We do not know which server it is, so one of these has to be true.
     """
     # The server has sent this line and no more. (If we have sent the same, it is server4's echo.)
     if received.start == SERVER_FULL and sent.start != SERVER_FULL:

@@ -43,10 +43,11 @@ Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 
 # --- The model: every client in a thread of its own ---------------------------------------------
 #
-# The threads share no data but the number of free places, which PLACES counts.
+# The threads share no data but the number of free places, which PLACES counts. COMPUTING is a lock
+# not for data, but for turns: a thread holds it while it computes, and admit() so that none does.
 
 PLACES = threading.Semaphore(MAX_CLIENTS)  # A client's thread takes one, and gives it back.
-COMPUTING = threading.Lock()  # A thread holds it while it computes: see admit().
+COMPUTING = threading.Lock()
 
 
 def serve(listener: socket.socket) -> None:
@@ -54,7 +55,6 @@ def serve(listener: socket.socket) -> None:
     listener.setblocking(False)  # so that accept() fails when no more clients wait
     while True:
         group = retry(accept_group, listener)
-        time.sleep(len(group) * 0.0001)  # seconds in which the others get the lock before us
         retry(admit, group)  # It takes clients from the list, so a retry goes on with the rest.
 
 
@@ -79,10 +79,12 @@ def admit(group: list[tuple[socket.socket, Address]]) -> None:
 
     Python runs one thread at a time, and start() returns only when the new thread has had its first
     turn. If hundreds of others went on computing, each start() would take long. So we hold the lock
-    that they need to compute.
+    that they need to compute. But a lock is not given to those who wait in their order, and if we
+    took it again and again, they would never get it. So we wait for a moment before we take it.
 
     Raises RuntimeError or MemoryError if the system has no thread. The list has the rest then.
     """
+    time.sleep(len(group) * 0.0001)  # seconds
     with COMPUTING:
         while group:
             # A daemon thread ends with the program.
