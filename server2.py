@@ -46,31 +46,28 @@ Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 # The threads share no data but the number of free places, which PLACES counts. COMPUTING is a lock
 # not for data, but for turns: a thread holds it while it computes, and admit() so that none does.
 
-PLACES = threading.Semaphore(MAX_CLIENTS)  # A client's thread takes one, and gives it back.
+PLACES = threading.Semaphore(MAX_CLIENTS)
 COMPUTING = threading.Lock()
 
 
 def serve(listener: socket.socket) -> None:
     """Serve all clients that connect, each in a thread of its own, for ever."""
-    listener.setblocking(False)  # so that accept() fails when no more clients wait
     while True:
         group = retry(accept_group, listener)
         retry(admit, group)  # It takes clients from the list, so a retry goes on with the rest.
 
 
 def accept_group(listener: socket.socket) -> list[tuple[socket.socket, Address]]:
-    """Wait for a client. Accept it, and the others that wait. Return their sockets and addresses.
+    """Accept a client, and the others that wait already. Return their sockets and addresses.
 
     Raises OSError if even the first one cannot be accepted, as without a free descriptor.
     """
-    select.select([listener], [], [])  # accept() itself does not wait, because it is non-blocking.
-    group = []
-    try:
+    listener.setblocking(True)  # accept() waits for the first client.
+    group = [listener.accept()]
+    with contextlib.suppress(OSError):
+        listener.setblocking(False)  # accept() fails when no more clients wait.
         while len(group) < GROUP:
             group.append(listener.accept())
-    except OSError:  # No more clients wait, or no descriptor is free.
-        if not group:
-            raise
     return group
 
 
@@ -79,11 +76,11 @@ def admit(group: list[tuple[socket.socket, Address]]) -> None:
 
     Python runs one thread at a time, and start() returns only when the new thread has had its first
     turn. If hundreds of others went on computing, each start() would take long. So we hold the lock
-    that they need to compute. But a lock is not given to those who wait in their order, and if we
-    took it again and again, they would never get it. So we wait for a moment before we take it.
+    that they need to compute.
 
     Raises RuntimeError or MemoryError if the system has no thread. The list has the rest then.
     """
+    # If we took the lock again at once, we would get it, even if others wait. So they go first.
     time.sleep(len(group) * 0.0001)  # seconds
     with COMPUTING:
         while group:
@@ -94,18 +91,21 @@ def admit(group: list[tuple[socket.socket, Address]]) -> None:
 
 def chat(sock: socket.socket, peer: Address) -> None:
     """Answer a client's lines until it disconnects. Refuse it if the server is full."""
+    # The thread takes a place, and gives it back at the end.
     if not PLACES.acquire(blocking=False):
         refuse(sock, peer)
         return
     try:
         log(f"{show(peer)} connected")
-        sock.setblocking(True)  # On some systems it is non-blocking, because the listener is.
+        sock.setblocking(True)  # On some systems it is non-blocking, because the listener was.
         conversation = Conversation()
         while data := sock.recv(CHUNK):  # b"" means that the client has closed its sending side.
             with COMPUTING:
                 replies = conversation.feed(data)
             sock.sendall(replies)  # without the lock: a slow client delays only its own thread
-        sock.sendall(conversation.end())  # This is at most one line, and needs no lock.
+        with COMPUTING:
+            replies = conversation.end()
+        sock.sendall(replies)
         log(f"{show(peer)} disconnected")
     except (OSError, MemoryError) as error:  # The connection is lost, or no memory is left.
         log(f"{show(peer)} disconnected: {reason(error)}")
@@ -121,7 +121,7 @@ def retry(call: Callable[..., Any], *arguments: object) -> Any:
     while True:
         try:
             return call(*arguments)
-        except (ConnectionError, BlockingIOError):  # The client disconnected before accept().
+        except ConnectionError:  # accept() raises it if the client has disconnected already.
             continue
         except (OSError, RuntimeError, MemoryError) as error:  # RuntimeError: no more threads
             if not waiting:

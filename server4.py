@@ -57,7 +57,7 @@ def serve(listener: socket.socket) -> None:
         timeout = None if listener_fd in reading else PAUSE
         try:
             readable, writable, _ = select.select(reading, writing, [], timeout)
-        except OSError:  # There is no memory, or, on Windows, nothing to watch.
+        except OSError:  # No memory. (Or, on Windows, no client and no listener to watch.)
             time.sleep(PAUSE)
             readable, writable = [], []
         reading.add(listener_fd)
