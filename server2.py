@@ -80,8 +80,9 @@ def admit(group: list[tuple[socket.socket, Address]]) -> None:
 
     Raises RuntimeError or MemoryError if the system has no thread. The list has the rest then.
     """
-    # If we took the lock again at once, we would get it, even if others wait. So they go first.
-    time.sleep(len(group) * 0.0001)  # seconds
+    # If we took the lock again at once, we would get it, even if others wait. So they go first, for
+    # about as long as we shall hold it: some 0.0001 seconds for each thread.
+    time.sleep(len(group) * 0.0001)
     with COMPUTING:
         while group:
             # A daemon thread ends with the program.
@@ -91,7 +92,7 @@ def admit(group: list[tuple[socket.socket, Address]]) -> None:
 
 def chat(sock: socket.socket, peer: Address) -> None:
     """Answer a client's lines until it disconnects. Refuse it if the server is full."""
-    # The thread takes a place, and gives it back at the end.
+    # We take a place here, and not in admit(): if no thread could start, it would be lost.
     if not PLACES.acquire(blocking=False):
         refuse(sock, peer)
         return
