@@ -81,28 +81,6 @@ def visible(reply: bytes) -> str:
 # --- On a pipe ----------------------------------------------------------------------------------
 
 
-class Traffic:
-    """What has passed in one direction, so that check() can tell whether replies are missing."""
-
-    def __init__(self) -> None:
-        self.start = b""  # the first bytes, at most 100, to find SERVER_FULL
-        self.size = 0  # bytes
-        self.line_ends = 0
-        self.in_a_line = False  # whether the last line has no end
-        self.complete = False  # whether nothing more will follow
-
-    def add(self, data: bytes) -> None:
-        """Count data, the next bytes."""
-        self.start += data[: 100 - len(self.start)]
-        self.size += len(data)
-        self.line_ends += data.count(b"\n")
-        self.in_a_line = not data.endswith(b"\n")
-
-    def lines(self) -> int:
-        """Return how many lines have passed. The last one counts even if it has no end."""
-        return self.line_ends + (1 if self.in_a_line else 0)
-
-
 def relay(sock: socket.socket) -> None:
     """Copy standard input to the server, and what it sends to standard output, until it ends.
 
@@ -117,13 +95,13 @@ def relay(sock: socket.socket) -> None:
     check(sent, received)
 
 
-def upload(sock: socket.socket, sent: Traffic) -> None:
+def upload(sock: socket.socket, sent: "Traffic") -> None:
     """Copy standard input to the server, then close the sending side."""
     with contextlib.suppress(OSError):  # If it fails, sent never is complete.
         while data := os.read(0, CHUNK):
             sent.add(data)
             sock.sendall(data)
-        sent.complete = True
+        sent.complete = True  # The server closes after the shutdown, so check() sees this.
     with contextlib.suppress(OSError):
         sock.shutdown(socket.SHUT_WR)  # The server learns only from this that it has all.
 
@@ -140,23 +118,42 @@ def write(data: bytes) -> None:
         raise
 
 
+class Traffic:
+    """What has passed in one direction, so that check() can tell whether replies are missing."""
+
+    def __init__(self) -> None:
+        self.start = b""  # the first 100 bytes: if these are SERVER_FULL, there were no more
+        self.size = 0  # bytes
+        self.line_ends = 0
+        self.in_a_line = False  # whether the last line has no end
+        self.complete = False  # whether nothing more will follow
+
+    def add(self, data: bytes) -> None:
+        """Count data, the next bytes."""
+        self.start += data[: 100 - len(self.start)]
+        self.size += len(data)
+        self.line_ends += data.count(b"\n")
+        self.in_a_line = not data.endswith(b"\n")
+
+
 def check(sent: Traffic, received: Traffic) -> None:
     r"""Raise OSError if replies are missing when the server has closed the connection.
 
     A server closes when it has replied to all. But if it is killed, its system closes for it, and
     to us that looks the same. So we count. If we have sent two lines, "1+1\n2+2", we should get
 
-    "2\n4\n" from servers 1 to 3: at least a line end for each of our lines
+    "2\n4\n" from servers 1 to 3: a line end for each of our lines (another server may send more)
     "1+1\n2+2" from server4: as many bytes as we have sent, and as many line ends
 
     We do not know which server it is, so one of these has to be true.
     """
-    # The server has sent this line and no more. (If we have sent the same, it is server4's echo.)
+    # If we have sent this text ourselves, it is only server4's echo.
     if received.start == SERVER_FULL and sent.start != SERVER_FULL:
         raise OSError("the server is full")
     if not sent.complete:  # upload() still waits for input, or it has failed.
         raise ConnectionError("not all of the input was sent")
-    replied = received.line_ends >= sent.lines()
+    last_line = 1 if sent.in_a_line else 0  # the one that has no end
+    replied = received.line_ends >= sent.line_ends + last_line
     echoed = received.size == sent.size and received.line_ends == sent.line_ends
     if not replied and not echoed:
         raise ConnectionError("the server ended before it had replied to every line")

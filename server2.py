@@ -54,6 +54,7 @@ def serve(listener: socket.socket) -> None:
     """Serve all clients that connect, each in a thread of its own, for ever."""
     while True:
         group = retry(accept_group, listener)
+        time.sleep(len(group) * 0.0001)  # seconds for the others, before admit() keeps them waiting
         retry(admit, group)  # It takes clients from the list, so a retry goes on with the rest.
 
 
@@ -80,9 +81,6 @@ def admit(group: list[tuple[socket.socket, Address]]) -> None:
 
     Raises RuntimeError or MemoryError if the system has no thread. The list has the rest then.
     """
-    # If we took the lock again at once, we would get it, even if others wait. So they go first, for
-    # about as long as we shall hold it: some 0.0001 seconds for each thread.
-    time.sleep(len(group) * 0.0001)
     with COMPUTING:
         while group:
             # A daemon thread ends with the program.
