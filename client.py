@@ -122,7 +122,7 @@ class Traffic:
     """What has passed in one direction, so that check() can tell whether replies are missing."""
 
     def __init__(self) -> None:
-        self.start = b""  # the first 100 bytes: if these are SERVER_FULL, there were no more
+        self.start = b""  # the first 100 bytes, or all if there are fewer
         self.size = 0  # bytes
         self.line_ends = 0
         self.in_a_line = False  # whether the last line has no end
@@ -145,9 +145,10 @@ def check(sent: Traffic, received: Traffic) -> None:
     "2\n4\n" from servers 1 to 3: a line end for each of our lines (another server may send more)
     "1+1\n2+2" from server4: as many bytes as we have sent, and as many line ends
 
-    We do not know which server it is, so one of these has to be true.
+    We do not know which server it is, so one of these has to be true. (As many bytes alone may be
+    by chance.)
     """
-    # If we have sent this text ourselves, it is only server4's echo.
+    # It is shorter than 100 bytes, so it was all. (If we have sent the same, it is server4's echo.)
     if received.start == SERVER_FULL and sent.start != SERVER_FULL:
         raise OSError("the server is full")
     if not sent.complete:  # upload() still waits for input, or it has failed.

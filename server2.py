@@ -54,7 +54,9 @@ def serve(listener: socket.socket) -> None:
     """Serve all clients that connect, each in a thread of its own, for ever."""
     while True:
         group = retry(accept_group, listener)
-        time.sleep(len(group) * 0.0001)  # seconds for the others, before admit() keeps them waiting
+        # While clients come without pause, admit() would hold the lock nearly all the time. So the
+        # others go first, for about as long: to start a thread takes some 0.0001 seconds.
+        time.sleep(len(group) * 0.0001)
         retry(admit, group)  # It takes clients from the list, so a retry goes on with the rest.
 
 
