@@ -122,7 +122,7 @@ class Traffic:
     """What has passed in one direction, so that check() can tell whether replies are missing."""
 
     def __init__(self) -> None:
-        self.start = b""  # the first 100 bytes, or all if there are fewer
+        self.start = b""  # the first bytes, at most as many as SERVER_FULL has
         self.size = 0  # bytes
         self.line_ends = 0
         self.in_a_line = False  # whether the last line has no end
@@ -130,7 +130,7 @@ class Traffic:
 
     def add(self, data: bytes) -> None:
         """Count data, the next bytes."""
-        self.start += data[: 100 - len(self.start)]
+        self.start += data[: len(SERVER_FULL) - len(self.start)]
         self.size += len(data)
         self.line_ends += data.count(b"\n")
         self.in_a_line = not data.endswith(b"\n")
@@ -145,11 +145,10 @@ def check(sent: Traffic, received: Traffic) -> None:
     "2\n4\n" from servers 1 to 3: a line end for each of our lines (another server may send more)
     "1+1\n2+2" from server4: as many bytes as we have sent, and as many line ends
 
-    We do not know which server it is, so one of these has to be true. (As many bytes alone may be
-    by chance.)
+    We do not know which server it is, so one of these has to be true.
     """
-    # It is shorter than 100 bytes, so it was all. (If we have sent the same, it is server4's echo.)
-    if received.start == SERVER_FULL and sent.start != SERVER_FULL:
+    full = received.start == SERVER_FULL and received.size == len(SERVER_FULL)
+    if full and sent.start != SERVER_FULL:  # If we have sent the same, it is server4's echo.
         raise OSError("the server is full")
     if not sent.complete:  # upload() still waits for input, or it has failed.
         raise ConnectionError("not all of the input was sent")

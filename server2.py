@@ -43,20 +43,16 @@ Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 
 # --- The model: every client in a thread of its own ---------------------------------------------
 #
-# The threads share no data but the number of free places, which PLACES counts. COMPUTING is a lock
-# not for data, but for turns: a thread holds it while it computes, and admit() so that none does.
+# The threads share no data but the number of free places, which PLACES counts.
 
 PLACES = threading.Semaphore(MAX_CLIENTS)
-COMPUTING = threading.Lock()
+COMPUTING = threading.Lock()  # held by a thread while it computes: admit() tells why
 
 
 def serve(listener: socket.socket) -> None:
     """Serve all clients that connect, each in a thread of its own, for ever."""
     while True:
         group = retry(accept_group, listener)
-        # While clients come without pause, admit() would hold the lock nearly all the time. So the
-        # others go first, for about as long: to start a thread takes some 0.0001 seconds.
-        time.sleep(len(group) * 0.0001)
         retry(admit, group)  # It takes clients from the list, so a retry goes on with the rest.
 
 
@@ -75,14 +71,15 @@ def accept_group(listener: socket.socket) -> list[tuple[socket.socket, Address]]
 
 
 def admit(group: list[tuple[socket.socket, Address]]) -> None:
-    """Start a thread for each client, and take it from the list. Meanwhile, no other computes.
-
-    Python runs one thread at a time, and start() returns only when the new thread has had its first
-    turn. If hundreds of others went on computing, each start() would take long. So we hold the lock
-    that they need to compute.
+    """Start a thread for each client, and take it from the list.
 
     Raises RuntimeError or MemoryError if the system has no thread. The list has the rest then.
     """
+    # Python runs one thread at a time, and start() returns only when the new thread has had its
+    # first turn. While hundreds of others compute, that takes long. So we hold the lock that they
+    # need to compute. If new clients came without end, we would hold it nearly all the time. So we
+    # first leave it to the others, for about as long as it takes to start the threads.
+    time.sleep(len(group) * 0.0001)  # seconds
     with COMPUTING:
         while group:
             # A daemon thread ends with the program.
