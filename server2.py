@@ -46,7 +46,7 @@ Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 # The threads share no data but the number of free places, which PLACES counts.
 
 PLACES = threading.Semaphore(MAX_CLIENTS)
-COMPUTING = threading.Lock()  # held by a thread while it computes: admit() tells why
+COMPUTING = threading.Lock()  # It protects no data. Who computes holds it: admit() tells why.
 
 
 def serve(listener: socket.socket) -> None:
