@@ -27,7 +27,6 @@ NAME = "server2"
 DEFAULT_PORT = 10000
 BACKLOG = 1024  # connections that the kernel keeps until we accept them
 MAX_CLIENTS = 1000
-GROUP = 64  # clients to accept in a row, before the others get their turn
 CHUNK = 512  # bytes to read at a time: few, because others wait while we compute the replies
 PAUSE = 0.01  # seconds until we try again when the system has run out of something
 MAX_LINE = 1024  # bytes, without the end of the line
@@ -43,48 +42,32 @@ Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 
 # --- The model: every client in a thread of its own ---------------------------------------------
 #
-# The threads share no data but the number of free places, which PLACES counts.
+# The threads share no data but the number of free places, which PLACES counts. Every reply would be
+# right without the two locks, but while hundreds of clients compute, a new one might wait a minute:
+#
+# COMPUTING: Python runs one thread at a time, and start() waits until the new thread has run. That
+#     takes long while hundreds of others compute. So a client's thread holds COMPUTING while it
+#     computes, and the main thread holds COMPUTING while it starts a thread.
+# NEXT: If hundreds of threads waited for COMPUTING, the main thread would wait among them. So a
+#     client's thread waits for NEXT first, and only the one that holds NEXT waits for COMPUTING.
 
 PLACES = threading.Semaphore(MAX_CLIENTS)
-COMPUTING = threading.Lock()  # It protects no data. Who computes holds it: admit() tells why.
+NEXT = threading.Lock()
+COMPUTING = threading.Lock()
 
 
 def serve(listener: socket.socket) -> None:
     """Serve all clients that connect, each in a thread of its own, for ever."""
     while True:
-        group = retry(accept_group, listener)
-        retry(admit, group)  # It takes clients from the list, so a retry goes on with the rest.
+        sock, peer = retry(listener.accept)
+        retry(admit, sock, peer)
 
 
-def accept_group(listener: socket.socket) -> list[tuple[socket.socket, Address]]:
-    """Accept a client, and the others that wait already. Return their sockets and addresses.
-
-    Raises OSError if even the first one cannot be accepted, as without a free descriptor.
-    """
-    listener.setblocking(True)  # accept() waits for the first client.
-    group = [listener.accept()]
-    with contextlib.suppress(OSError):
-        listener.setblocking(False)  # accept() fails when no more clients wait.
-        while len(group) < GROUP:
-            group.append(listener.accept())
-    return group
-
-
-def admit(group: list[tuple[socket.socket, Address]]) -> None:
-    """Start a thread for each client, and take it from the list.
-
-    Raises RuntimeError or MemoryError if the system has no thread. The list has the rest then.
-    """
-    # Python runs one thread at a time, and start() returns only when the new thread has had its
-    # first turn. While hundreds of others compute, that takes long. So we hold the lock that they
-    # need to compute. If new clients came without end, we would hold it nearly all the time. So we
-    # first leave it to the others, for about as long as it takes to start the threads.
-    time.sleep(len(group) * 0.0001)  # seconds
+def admit(sock: socket.socket, peer: Address) -> None:
+    """Start a thread for a client. Raises RuntimeError or MemoryError if the system has none."""
     with COMPUTING:
-        while group:
-            # A daemon thread ends with the program.
-            threading.Thread(target=chat, args=group[0], daemon=True).start()
-            del group[0]
+        # A daemon thread ends with the program.
+        threading.Thread(target=chat, args=(sock, peer), daemon=True).start()
 
 
 def chat(sock: socket.socket, peer: Address) -> None:
@@ -95,13 +78,12 @@ def chat(sock: socket.socket, peer: Address) -> None:
         return
     try:
         log(f"{show(peer)} connected")
-        sock.setblocking(True)  # On some systems it is non-blocking, because the listener was.
         conversation = Conversation()
         while data := sock.recv(CHUNK):  # b"" means that the client has closed its sending side.
-            with COMPUTING:
+            with NEXT, COMPUTING:
                 replies = conversation.feed(data)
-            sock.sendall(replies)  # without the lock: a slow client delays only its own thread
-        with COMPUTING:
+            sock.sendall(replies)  # without the locks: a slow client delays only its own thread
+        with NEXT, COMPUTING:
             replies = conversation.end()
         sock.sendall(replies)
         log(f"{show(peer)} disconnected")

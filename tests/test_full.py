@@ -285,6 +285,7 @@ def test_out_of_memory(monkeypatch):
         server2.chat(ours, ("127.0.0.1", 1))
         assert theirs.recv(1) == b""
         assert server2.PLACES.acquire(blocking=False)
+        assert server2.NEXT.acquire(blocking=False)
         assert server2.COMPUTING.acquire(blocking=False)
 
 
@@ -314,7 +315,7 @@ def leave_one_place(server2):
 
 
 def test_no_thread_for_a_client(monkeypatch):
-    """If server2 can start no thread, the client is kept, and the others compute meanwhile."""
+    """If server2 can start no thread, the others compute, and the client is served a bit later."""
     server2 = load("server2")
 
     def no_thread(thread):
@@ -323,11 +324,15 @@ def test_no_thread_for_a_client(monkeypatch):
     monkeypatch.setattr(server2.threading.Thread, "start", no_thread)
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        group = [(ours, ("127.0.0.1", 1))]
         with pytest.raises(RuntimeError):
-            server2.admit(group)
-        assert group == [(ours, ("127.0.0.1", 1))]
+            server2.admit(ours, ("127.0.0.1", 1))
         assert server2.COMPUTING.acquire(blocking=False)
+        server2.COMPUTING.release()
+        monkeypatch.undo()
+        server2.admit(ours, ("127.0.0.1", 1))
+        theirs.settimeout(WAIT)
+        theirs.sendall(b"1+1\n")
+        assert theirs.recv(9) == b"2\n"
 
 
 def served_when_others_leave(server, count, at_most):
