@@ -17,6 +17,7 @@ import signal
 import socket
 import sys
 import threading
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -95,17 +96,6 @@ def relay(sock: socket.socket) -> None:
     check(sent, received)
 
 
-def upload(sock: socket.socket, sent: "Traffic") -> None:
-    """Copy standard input to the server, then close the sending side."""
-    with contextlib.suppress(OSError):  # If it fails, sent never is complete.
-        while data := os.read(0, CHUNK):
-            sent.add(data)
-            sock.sendall(data)
-        sent.complete = True  # The server closes after the shutdown, so check() sees this.
-    with contextlib.suppress(OSError):
-        sock.shutdown(socket.SHUT_WR)  # The server learns only from this that it has all.
-
-
 def write(data: bytes) -> None:
     """Write data to standard output. Raises OSError, or SystemExit if nobody reads it any more."""
     try:
@@ -122,40 +112,44 @@ class Traffic:
     """What has passed in one direction, so that check() can tell whether replies are missing."""
 
     def __init__(self) -> None:
-        self.start = b""  # the first bytes, at most as many as SERVER_FULL has
-        self.size = 0  # bytes
+        self.start = b""  # the first bytes, enough to recognize SERVER_FULL
         self.line_ends = 0
-        self.in_a_line = False  # whether the last line has no end
+        self.lines = 0  # the line ends, and one more if the last line has none
+        self.checksum = 0  # of all bytes
         self.complete = False  # whether nothing more will follow
 
     def add(self, data: bytes) -> None:
         """Count data, the next bytes."""
-        self.start += data[: len(SERVER_FULL) - len(self.start)]
-        self.size += len(data)
+        self.start = (self.start + data[:100])[:100]
         self.line_ends += data.count(b"\n")
-        self.in_a_line = not data.endswith(b"\n")
+        self.lines = self.line_ends + (0 if data.endswith(b"\n") else 1)
+        self.checksum = zlib.crc32(data, self.checksum)
+
+
+def upload(sock: socket.socket, sent: Traffic) -> None:
+    """Copy standard input to the server, then close the sending side."""
+    with contextlib.suppress(OSError):  # If it fails, sent never is complete.
+        while data := os.read(0, CHUNK):
+            sent.add(data)
+            sock.sendall(data)
+        sent.complete = True  # The server closes after the shutdown, so check() sees this.
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_WR)  # The server learns only from this that it has all.
 
 
 def check(sent: Traffic, received: Traffic) -> None:
-    r"""Raise OSError if replies are missing when the server has closed the connection.
+    """Raise OSError if replies are missing when the server has closed the connection.
 
     A server closes when it has replied to all. But if it is killed, its system closes for it, and
-    to us that looks the same. So we count. If we have sent two lines, "1+1\n2+2", we should get
-
-    "2\n4\n" from servers 1 to 3: a line end for each of our lines (another server may send more)
-    "1+1\n2+2" from server4: as many bytes as we have sent, and as many line ends
-
-    We do not know which server it is, so one of these has to be true.
+    to us that looks the same.
     """
-    full = received.start == SERVER_FULL and received.size == len(SERVER_FULL)
-    if full and sent.start != SERVER_FULL:  # If we have sent the same, it is server4's echo.
+    echoed = received.checksum == sent.checksum  # server4 sends back what we have sent.
+    replied = received.line_ends >= sent.lines  # Servers 1 to 3 send a line for each of ours.
+    if received.start == SERVER_FULL and not echoed:
         raise OSError("the server is full")
     if not sent.complete:  # upload() still waits for input, or it has failed.
         raise ConnectionError("not all of the input was sent")
-    last_line = 1 if sent.in_a_line else 0  # the one that has no end
-    replied = received.line_ends >= sent.line_ends + last_line
-    echoed = received.size == sent.size and received.line_ends == sent.line_ends
-    if not replied and not echoed:
+    if not echoed and not replied:
         raise ConnectionError("the server ended before it had replied to every line")
 
 
