@@ -48,12 +48,12 @@ def serve(listener: socket.socket) -> None:
     while True:
         sock, peer = retry(listener.accept)
         with contextlib.suppress(OSError):  # If close() fails, the socket is closed all the same.
-            # The kernel refuses other clients from now on. It resets those that it has kept in the
-            # backlog. The connection to our client is a socket of its own, and stays.
+            # The kernel refuses other clients from now on, and resets those that have connected
+            # since listen(). The connection to our client is a socket of its own, and stays.
             listener.close()
         chat(sock, peer)
-        # Listen first, because a client that waits for our close may connect again at once. (If
-        # it closes first, and connects at once, it may be refused, as we do not listen yet.)
+        # Listen first, because a client that waits for our close may connect again at once. (One
+        # that closes without waiting, and connects again, may come before we listen.)
         listener = retry(listen, listener.family, address)
         with contextlib.suppress(OSError):
             sock.close()
@@ -169,8 +169,8 @@ def power(base: float, exponent: float) -> float:
 
 
 # operator: its precedence, the lowest precedence inside its right operand, its function
-# The right operand of - may be 3*4, but not 3-4, so 2-3-4 is (2-3)-4. That of ** may be 3**2, so
-# 2**3**2 is 2**(3**2).
+# Most group left to right: the right operand of - may be 3*4, but not 3-4, so 2-3-4 is (2-3)-4. **
+# groups right to left: its right operand may be 3**2, so 2**3**2 is 2**(3**2).
 OPERATORS: dict[str, tuple[int, int, Callable[[Any, Any], Any]]] = {
     "+": (SUM, PRODUCT, operator.add),
     "-": (SUM, PRODUCT, operator.sub),

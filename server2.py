@@ -43,13 +43,15 @@ Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 # --- The model: every client in a thread of its own ---------------------------------------------
 #
 # The threads share no data but the number of free places, which PLACES counts. Every reply would be
-# right without the two locks, but while hundreds of clients compute, a new one might wait a minute:
+# right without the two locks. They are for new clients: start() returns only when the new thread
+# has begun to run, and Python runs one thread at a time. If hundreds of others computed meanwhile,
+# the main thread would start few, and some clients would wait for a minute.
 #
-# COMPUTING: Python runs one thread at a time, and start() waits until the new thread has run. That
-#     takes long while hundreds of others compute. So a client's thread holds COMPUTING while it
-#     computes, and the main thread holds COMPUTING while it starts a thread.
-# NEXT: If hundreds of threads waited for COMPUTING, the main thread would wait among them. So a
-#     client's thread waits for NEXT first, and only the one that holds NEXT waits for COMPUTING.
+# So a client's thread computes only while it holds COMPUTING, and the main thread holds COMPUTING
+# while it starts a thread. If hundreds waited for this lock, the main thread would wait among them.
+# So they wait for NEXT first, and only the one that holds NEXT waits for COMPUTING:
+#
+#     all clients' threads -> NEXT -> one of them -> COMPUTING <- the main thread
 
 PLACES = threading.Semaphore(MAX_CLIENTS)
 NEXT = threading.Lock()
@@ -72,7 +74,7 @@ def admit(sock: socket.socket, peer: Address) -> None:
 
 def chat(sock: socket.socket, peer: Address) -> None:
     """Answer a client's lines until it disconnects. Refuse it if the server is full."""
-    # We take a place here, and not in admit(): if no thread could start, it would be lost.
+    # We take the place here. If admit() took it, and no thread could start, it would be lost.
     if not PLACES.acquire(blocking=False):
         refuse(sock, peer)
         return
@@ -197,8 +199,8 @@ def power(base: float, exponent: float) -> float:
 
 
 # operator: its precedence, the lowest precedence inside its right operand, its function
-# The right operand of - may be 3*4, but not 3-4, so 2-3-4 is (2-3)-4. That of ** may be 3**2, so
-# 2**3**2 is 2**(3**2).
+# Most group left to right: the right operand of - may be 3*4, but not 3-4, so 2-3-4 is (2-3)-4. **
+# groups right to left: its right operand may be 3**2, so 2**3**2 is 2**(3**2).
 OPERATORS: dict[str, tuple[int, int, Callable[[Any, Any], Any]]] = {
     "+": (SUM, PRODUCT, operator.add),
     "-": (SUM, PRODUCT, operator.sub),

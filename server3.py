@@ -57,15 +57,13 @@ def serve(listener: socket.socket) -> None:
     writing: set[int] = set()  # the descriptors of the clients that we owe bytes
     waiting = False  # whether the last accept() has failed, so that we log it only once
     while True:
-        # If accept() fails, as without a free descriptor, the client still waits, and select would
-        # return at once. So we leave the listener out for one round, of at most PAUSE.
-        timeout = None if listener_fd in reading else PAUSE
+        timeout = None if listener_fd in reading else PAUSE  # It is out for one round: see below.
         try:
             readable, writable, _ = select.select(reading, writing, [], timeout)
         except OSError:  # No memory. (Or, on Windows, no client and no listener to watch.)
             time.sleep(PAUSE)
             readable, writable = [], []
-        reading.add(listener_fd)
+        reading.add(listener_fd)  # if it was left out
         for descriptor in readable + writable:  # No descriptor is in both.
             if descriptor == listener_fd:
                 continue  # New clients come last: those that leave make room for them.
@@ -74,7 +72,7 @@ def serve(listener: socket.socket) -> None:
                 del clients[descriptor]
                 reading.discard(descriptor)
                 writing.discard(descriptor)
-            elif client.owed:  # The kernel has no room for more.
+            elif client.owed:  # The kernel has no room: the client reads slowly.
                 reading.discard(descriptor)
                 writing.add(descriptor)
             elif descriptor in writing:  # The kernel has taken all that we owed.
@@ -89,7 +87,9 @@ def serve(listener: socket.socket) -> None:
                 if not waiting:
                     log(f"waiting: {reason(error)}")
                 waiting = True
-                reading.remove(listener_fd)  # for one round
+                # The client still waits, so select would return at once, again and again. We leave
+                # the listener out for one round, of at most PAUSE.
+                reading.remove(listener_fd)
 
 
 class Client:
@@ -119,9 +119,9 @@ class Client:
             if self.owed:
                 sent = self.sock.send(self.owed)  # bytes that the kernel took, perhaps not all
                 self.owed = self.owed[sent:]
-            if self.finished and not self.owed:  # It has got all its replies.
+            if self.finished and not self.owed:  # The kernel has taken all its replies.
                 connected = False
-        except BlockingIOError:  # Nothing can be read after all, or we still owe the same bytes.
+        except BlockingIOError:  # Nothing to read after all, or no room: we still owe the same.
             pass
         except (OSError, MemoryError) as error:  # The connection is lost, or no memory is left.
             connected = False
@@ -237,8 +237,8 @@ def power(base: float, exponent: float) -> float:
 
 
 # operator: its precedence, the lowest precedence inside its right operand, its function
-# The right operand of - may be 3*4, but not 3-4, so 2-3-4 is (2-3)-4. That of ** may be 3**2, so
-# 2**3**2 is 2**(3**2).
+# Most group left to right: the right operand of - may be 3*4, but not 3-4, so 2-3-4 is (2-3)-4. **
+# groups right to left: its right operand may be 3**2, so 2**3**2 is 2**(3**2).
 OPERATORS: dict[str, tuple[int, int, Callable[[Any, Any], Any]]] = {
     "+": (SUM, PRODUCT, operator.add),
     "-": (SUM, PRODUCT, operator.sub),

@@ -23,7 +23,7 @@ BACKLOG = 1024  # connections that the kernel keeps until we accept them
 MAX_CLIENTS = 511 if sys.platform == "win32" else 1000  # On Windows, select takes 512 sockets.
 MAX_DESCRIPTOR = 1023  # the highest that select can watch on other systems
 GROUP = 64  # clients to accept in a row, before the others get their turn
-CHUNK = 65536  # bytes to read at a time, so also the most that we owe a client
+CHUNK = 65536  # bytes to read at a time: many, because we compute nothing
 PAUSE = 0.01  # seconds until we try again when the system has run out of something
 TIMEOUTS = {  # A silent client that has vanished is noticed after at most 60 + 10 * 5 seconds.
     "TCP_KEEPIDLE": 60,  # seconds of silence until the kernel probes whether it is still there
@@ -52,15 +52,13 @@ def serve(listener: socket.socket) -> None:
     writing: set[int] = set()  # the descriptors of the clients that we owe bytes
     waiting = False  # whether the last accept() has failed, so that we log it only once
     while True:
-        # If accept() fails, as without a free descriptor, the client still waits, and select would
-        # return at once. So we leave the listener out for one round, of at most PAUSE.
-        timeout = None if listener_fd in reading else PAUSE
+        timeout = None if listener_fd in reading else PAUSE  # It is out for one round: see below.
         try:
             readable, writable, _ = select.select(reading, writing, [], timeout)
         except OSError:  # No memory. (Or, on Windows, no client and no listener to watch.)
             time.sleep(PAUSE)
             readable, writable = [], []
-        reading.add(listener_fd)
+        reading.add(listener_fd)  # if it was left out
         for descriptor in readable + writable:  # No descriptor is in both.
             if descriptor == listener_fd:
                 continue  # New clients come last: those that leave make room for them.
@@ -69,7 +67,7 @@ def serve(listener: socket.socket) -> None:
                 del clients[descriptor]
                 reading.discard(descriptor)
                 writing.discard(descriptor)
-            elif client.owed:  # The kernel has no room for more.
+            elif client.owed:  # The kernel has no room: the client reads slowly.
                 reading.discard(descriptor)
                 writing.add(descriptor)
             elif descriptor in writing:  # The kernel has taken all that we owed.
@@ -84,7 +82,9 @@ def serve(listener: socket.socket) -> None:
                 if not waiting:
                     log(f"waiting: {reason(error)}")
                 waiting = True
-                reading.remove(listener_fd)  # for one round
+                # The client still waits, so select would return at once, again and again. We leave
+                # the listener out for one round, of at most PAUSE.
+                reading.remove(listener_fd)
 
 
 class Client:
@@ -114,9 +114,9 @@ class Client:
             if self.owed:
                 sent = self.sock.send(self.owed)  # bytes that the kernel took, perhaps not all
                 self.owed = self.owed[sent:]
-            if self.finished and not self.owed:  # It has got all its replies.
+            if self.finished and not self.owed:  # The kernel has taken all its replies.
                 connected = False
-        except BlockingIOError:  # Nothing can be read after all, or we still owe the same bytes.
+        except BlockingIOError:  # Nothing to read after all, or no room: we still owe the same.
             pass
         except (OSError, MemoryError) as error:  # The connection is lost, or no memory is left.
             connected = False
