@@ -80,6 +80,26 @@ def visible(reply: bytes) -> str:
 
 
 # --- On a pipe ----------------------------------------------------------------------------------
+#
+# A server closes the connection when it has replied to all. But if it is killed, its system closes
+# the connection, and to us that looks the same. So we count what we have sent and received, and
+# check() compares that. It decides only whether the client ends with an error: you may skip it.
+
+
+class Traffic:
+    """What has passed in one direction."""
+
+    def __init__(self) -> None:
+        self.checksum = 0  # of all bytes
+        self.whole_lines = 0  # lines that have an end
+        self.lines = 0  # the same, and one more if the last line has no end
+        self.complete = False  # whether nothing more will follow
+
+    def add(self, data: bytes) -> None:
+        """Count data, the next bytes."""
+        self.checksum = zlib.crc32(data, self.checksum)
+        self.whole_lines += data.count(b"\n")
+        self.lines = self.whole_lines + (0 if data.endswith(b"\n") else 1)
 
 
 def relay(sock: socket.socket) -> None:
@@ -96,13 +116,14 @@ def relay(sock: socket.socket) -> None:
     check(sent, received)
 
 
-def upload(sock: socket.socket, sent: "Traffic") -> None:
+def upload(sock: socket.socket, sent: Traffic) -> None:
     """Copy standard input to the server, then close the sending side."""
     with contextlib.suppress(OSError):  # If it fails, sent never is complete.
         while data := os.read(0, CHUNK):
             sent.add(data)
             sock.sendall(data)
-        sent.complete = True  # before the shutdown: the server closes after it, then check() looks
+        # First this, then the shutdown: the server closes after that, and check() needs to know.
+        sent.complete = True
     with contextlib.suppress(OSError):
         sock.shutdown(socket.SHUT_WR)  # The server learns only from this that it has all.
 
@@ -119,36 +140,12 @@ def write(data: bytes) -> None:
         raise
 
 
-# --- On a pipe: are replies missing? ------------------------------------------------------------
-#
-# You may skip this section: it decides only whether the client ends with an error. A server closes
-# the connection when it has replied to all. But if it is killed, its system closes the connection,
-# and to us that looks the same. So we compare what we have sent with what we have received.
-
-
-class Traffic:
-    """What has passed in one direction."""
-
-    def __init__(self) -> None:
-        self.start = b""  # the first 100 bytes
-        self.checksum = 0  # of all bytes
-        self.line_ends = 0
-        self.lines = 0  # the line ends, and one more if the last line has none
-        self.complete = False  # whether nothing more will follow
-
-    def add(self, data: bytes) -> None:
-        """Count data, the next bytes."""
-        self.start = (self.start + data[:100])[:100]
-        self.checksum = zlib.crc32(data, self.checksum)
-        self.line_ends += data.count(b"\n")
-        self.lines = self.line_ends + (0 if data.endswith(b"\n") else 1)
-
-
 def check(sent: Traffic, received: Traffic) -> None:
-    """Raise OSError if replies are missing. We do not know which server it is."""
+    """Raise OSError if replies are missing. We do not know which of the servers it is."""
     echoed = received.checksum == sent.checksum  # Server4 sends back what we have sent.
-    replied = received.line_ends >= sent.lines  # Servers 1 to 3 send a line for each of ours.
-    if received.start == SERVER_FULL and not echoed:  # It is an echo if we have sent the same.
+    replied = received.whole_lines >= sent.lines  # Servers 1 to 3 send a line for each of ours.
+    full = received.checksum == zlib.crc32(SERVER_FULL)
+    if full and not echoed:  # If we have sent SERVER_FULL, it is an echo.
         raise OSError("the server is full")
     if not sent.complete:  # upload() still waits for input, or it has failed.
         raise ConnectionError("not all of the input was sent")

@@ -45,11 +45,12 @@ Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 # The threads share no data but the number of free places, which PLACES counts. Every reply would be
 # right without the two locks. They are for new clients: start() returns only when the new thread
 # has begun to run, and Python runs one thread at a time. If hundreds of others computed meanwhile,
-# the main thread would start few, and some clients would wait for a minute.
+# the new one would have its turn only after many of them, and some clients would wait for a minute.
 #
 # So a client's thread computes only while it holds COMPUTING, and the main thread holds COMPUTING
-# while it starts a thread. If hundreds waited for this lock, the main thread would wait among them.
-# So they wait for NEXT first, and only the one that holds NEXT waits for COMPUTING:
+# while it starts a thread: then no other thread needs a turn. If hundreds waited for this lock, any
+# of them might be next, and the main thread would wait long. So they wait for NEXT first, and only
+# the one that holds NEXT waits for COMPUTING:
 #
 #     all clients' threads -> NEXT -> one of them -> COMPUTING <- the main thread
 
@@ -74,7 +75,7 @@ def admit(sock: socket.socket, peer: Address) -> None:
 
 def chat(sock: socket.socket, peer: Address) -> None:
     """Answer a client's lines until it disconnects. Refuse it if the server is full."""
-    # We take the place here. If admit() took it, and no thread could start, it would be lost.
+    # The place is taken here, so that admit() has none to give back if no thread can start.
     if not PLACES.acquire(blocking=False):
         refuse(sock, peer)
         return

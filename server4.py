@@ -15,7 +15,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, TextIO
+from typing import Any, Optional, TextIO
 
 NAME = "server4"
 DEFAULT_PORT = 10000
@@ -52,13 +52,7 @@ def serve(listener: socket.socket) -> None:
     writing: set[int] = set()  # the descriptors of the clients that we owe bytes
     waiting = False  # whether the last accept() has failed, so that we log it only once
     while True:
-        timeout = None if listener_fd in reading else PAUSE  # It is out for one round: see below.
-        try:
-            readable, writable, _ = select.select(reading, writing, [], timeout)
-        except OSError:  # No memory. (Or, on Windows, no client and no listener to watch.)
-            time.sleep(PAUSE)
-            readable, writable = [], []
-        reading.add(listener_fd)  # if it was left out
+        readable, writable = wait(reading, writing)
         for descriptor in readable + writable:  # No descriptor is in both.
             if descriptor == listener_fd:
                 continue  # New clients come last: those that leave make room for them.
@@ -82,9 +76,21 @@ def serve(listener: socket.socket) -> None:
                 if not waiting:
                     log(f"waiting: {reason(error)}")
                 waiting = True
-                # The client still waits, so select would return at once, again and again. We leave
-                # the listener out for one round, of at most PAUSE.
-                reading.remove(listener_fd)
+                # The new client still waits, so select would return at once, again and again. So we
+                # wait for one of the others, but not longer than PAUSE.
+                wait(reading - {listener_fd}, writing, PAUSE)
+
+
+def wait(
+    reading: set[int], writing: set[int], timeout: Optional[float] = None
+) -> tuple[list[int], list[int]]:
+    """Wait until descriptors are ready, at most timeout seconds. Return those of each set."""
+    try:
+        readable, writable, _ = select.select(reading, writing, [], timeout)
+        return readable, writable
+    except OSError:  # No memory. (Or, on Windows, no descriptors at all.)
+        time.sleep(PAUSE)
+        return [], []
 
 
 class Client:
