@@ -48,9 +48,9 @@ Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 # the new one would have its turn only after many of them, and some clients would wait for a minute.
 #
 # So a client's thread computes only while it holds COMPUTING, and the main thread holds COMPUTING
-# while it starts a thread: then no other thread needs a turn. If hundreds waited for this lock, any
-# of them might be next, and the main thread would wait long. So they wait for NEXT first, and only
-# the one that holds NEXT waits for COMPUTING:
+# while it starts a thread: then no other thread computes. A lock does not serve in order, so among
+# hundreds that wait for it, the main thread would wait long. So they wait for NEXT first, and only
+# the one that holds NEXT competes with the main thread for COMPUTING:
 #
 #     all clients' threads -> NEXT -> one of them -> COMPUTING <- the main thread
 
@@ -250,26 +250,25 @@ def expression(tokens: list[str], lowest: int) -> float:
     -2*3: the operand of a sign may not contain *, so this is (-2)*3.
     """
     token = tokens.pop()
-    if token == "(":
+    if token.isdigit() and token.isascii():  # not "²"
+        value: float = int(token)
+        if value >= TOO_BIG:
+            raise OverflowError
+        if token[0] == "0" and value:  # Python refuses 007, too.
+            raise ValueError(f"{token} begins with a zero")
+    elif token == "(":
         value = expression(tokens, SUM)
         if (token := tokens.pop()) != ")":
             raise syntax_error("operator", token)
-    elif token[0] in NUMBER_STARTS:
-        if token.isdigit():
-            value = int(token)
-            if value >= TOO_BIG:
-                raise OverflowError
-            if token[0] == "0" and value:  # Python refuses 007, too.
-                raise ValueError(f"{token} begins with a zero")
-        elif token == ".":
-            raise ValueError("'.' is not a number")
-        else:
-            value = float(token)
     elif token in SIGNS:
         sign = 1 if token == "+" else -1
         while tokens[-1] in SIGNS:  # not by recursion: a line may hold a thousand signs
             sign *= 1 if tokens.pop() == "+" else -1
         value = sign * expression(tokens, POWER)
+    elif token == ".":
+        raise ValueError("'.' is not a number")
+    elif token[0] in NUMBER_STARTS:
+        value = float(token)
     else:
         raise syntax_error("operand", token)
     while tokens[-1] in OPERATORS:

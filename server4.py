@@ -77,7 +77,7 @@ def serve(listener: socket.socket) -> None:
                     log(f"waiting: {reason(error)}")
                 waiting = True
                 # The new client still waits, so select would return at once, again and again. So we
-                # wait for one of the others, but not longer than PAUSE.
+                # wait until one of the others is ready (the next round sees which), at most PAUSE.
                 wait(reading - {listener_fd}, writing, PAUSE)
 
 
