@@ -60,7 +60,7 @@ def serve(listener: socket.socket) -> None:
 
 
 def chat(sock: socket.socket, peer: Address) -> None:
-    """Answer a client's lines until it disconnects."""
+    """Answer a client's lines until it disconnects. The caller closes the socket."""
     try:
         log(f"{show(peer)} connected")
         conversation = Conversation()

@@ -335,6 +335,34 @@ def test_no_thread_for_a_client(monkeypatch):
         assert theirs.recv(9) == b"2\n"
 
 
+def test_no_other_thread_computes_while_one_starts(monkeypatch):
+    """server2 computes, and starts threads, only with its locks, but receives and sends without."""
+    server2 = load("server2")
+    held = []
+
+    def watch(owner, name):
+        real = getattr(owner, name)
+
+        def watched(*arguments):
+            held.append((name, server2.NEXT.locked(), server2.COMPUTING.locked()))
+            return real(*arguments)
+
+        monkeypatch.setattr(owner, name, watched)
+
+    watch(server2, "reply")
+    watch(server2.threading.Thread, "start")
+    watch(socket.socket, "sendall")
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        server2.admit(ours, ("127.0.0.1", 1))
+        theirs.settimeout(WAIT)
+        theirs.send(b"1+1\n2+2")
+        theirs.shutdown(socket.SHUT_WR)
+        assert read_all(theirs) == b"2\n4\n"
+    computed, sent = ("reply", True, True), ("sendall", False, False)
+    assert held == [("start", False, True), computed, sent, computed, sent]
+
+
 def served_when_others_leave(server, count, at_most):
     """Clients connect, some are served, these leave, and so on until all have been served."""
     if house(server.name) < count:
