@@ -99,7 +99,7 @@ def chat(sock: socket.socket, peer: Address) -> None:
 
 
 def retry(call: Callable[..., Any], *arguments: object) -> Any:
-    """Return call(*arguments). If it fails, as without a free descriptor, wait and try again."""
+    """Return call(*arguments). If it fails, as without a free descriptor, try again, for ever."""
     waiting = False
     while True:
         try:
