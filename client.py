@@ -10,6 +10,7 @@ reading, and then each waits for the other. Without HOST, the first two lines ar
 import argparse
 import contextlib
 import errno
+import hashlib
 import io
 import os
 import select
@@ -17,7 +18,6 @@ import signal
 import socket
 import sys
 import threading
-import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -90,14 +90,14 @@ class Traffic:
     """What has passed in one direction."""
 
     def __init__(self) -> None:
-        self.checksum = 0  # of all bytes
+        self.hash = hashlib.sha256()  # If two are the same, so are the bytes.
         self.whole_lines = 0  # lines that have an end
         self.lines = 0  # the same, and one more if the last line has no end
         self.complete = False  # whether nothing more will follow
 
     def add(self, data: bytes) -> None:
         """Count data, the next bytes."""
-        self.checksum = zlib.crc32(data, self.checksum)
+        self.hash.update(data)
         self.whole_lines += data.count(b"\n")
         self.lines = self.whole_lines + (0 if data.endswith(b"\n") else 1)
 
@@ -118,7 +118,7 @@ def relay(sock: socket.socket) -> None:
 
 def upload(sock: socket.socket, sent: Traffic) -> None:
     """Copy standard input to the server, then close the sending side."""
-    with contextlib.suppress(OSError):  # If it fails, sent never is complete.
+    with contextlib.suppress(OSError, MemoryError):  # If it fails, sent never is complete.
         while data := os.read(0, CHUNK):
             sent.add(data)
             sock.sendall(data)
@@ -142,9 +142,9 @@ def write(data: bytes) -> None:
 
 def check(sent: Traffic, received: Traffic) -> None:
     """Raise OSError if replies are missing. We do not know which of the servers it is."""
-    echoed = received.checksum == sent.checksum  # Server4 sends back what we have sent.
+    echoed = received.hash.digest() == sent.hash.digest()  # Server4 sends back what we have sent.
     replied = received.whole_lines >= sent.lines  # Servers 1 to 3 send a line for each of ours.
-    full = received.checksum == zlib.crc32(SERVER_FULL)
+    full = received.hash.digest() == hashlib.sha256(SERVER_FULL).digest()
     if full and not echoed:  # If we have sent SERVER_FULL, it is an echo.
         raise OSError("the server is full")
     if not sent.complete:  # upload() still waits for input, or it has failed.
@@ -181,7 +181,7 @@ def main() -> None:
                 relay(sock)
     except KeyboardInterrupt:
         sys.exit(0)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, MemoryError) as error:
         # ValueError: the select in read_line() takes no descriptor above 1,023.
         # RuntimeError: relay() can start no thread.
         lost = "connection lost: " if isinstance(error, ConnectionError) else ""

@@ -86,9 +86,7 @@ def chat(sock: socket.socket, peer: Address) -> None:
             with NEXT, COMPUTING:
                 replies = conversation.feed(data)
             sock.sendall(replies)  # without the locks: a slow client delays only its own thread
-        with NEXT, COMPUTING:
-            replies = conversation.end()
-        sock.sendall(replies)
+        sock.sendall(conversation.end())  # at most one line, so we need not wait for the locks
         log(f"{show(peer)} disconnected")
     except (OSError, MemoryError) as error:  # The connection is lost, or no memory is left.
         log(f"{show(peer)} disconnected: {reason(error)}")

@@ -93,7 +93,7 @@ def wait(
     try:
         readable, writable, _ = select.select(reading, writing, [], timeout)
         return readable, writable
-    except OSError:  # No memory. (Or, on Windows, no descriptors at all.)
+    except (OSError, MemoryError):  # Or, on Windows, there are no descriptors at all.
         time.sleep(PAUSE)
         return [], []
 

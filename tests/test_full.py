@@ -336,7 +336,10 @@ def test_no_thread_for_a_client(monkeypatch):
 
 
 def test_no_other_thread_computes_while_one_starts(monkeypatch):
-    """server2 computes, and starts threads, only with its locks, but receives and sends without."""
+    """server2 computes, and starts threads, only with its locks, but sends without.
+
+    So does it with the reply to a last line that has no end: there is only one for each client.
+    """
     server2 = load("server2")
     held = []
 
@@ -359,8 +362,13 @@ def test_no_other_thread_computes_while_one_starts(monkeypatch):
         theirs.send(b"1+1\n2+2")
         theirs.shutdown(socket.SHUT_WR)
         assert read_all(theirs) == b"2\n4\n"
-    computed, sent = ("reply", True, True), ("sendall", False, False)
-    assert held == [("start", False, True), computed, sent, computed, sent]
+    assert held == [
+        ("start", False, True),
+        ("reply", True, True),
+        ("sendall", False, False),
+        ("reply", False, False),
+        ("sendall", False, False),
+    ]
 
 
 def served_when_others_leave(server, count, at_most):
