@@ -93,7 +93,7 @@ class Traffic:
         self.hash = hashlib.sha256()  # If two are the same, so are the bytes.
         self.whole_lines = 0  # lines that have an end
         self.lines = 0  # the same, and one more if the last line has no end
-        self.complete = False  # whether nothing more will follow
+        self.complete = False  # whether upload() has sent everything
 
     def add(self, data: bytes) -> None:
         """Count data, the next bytes."""

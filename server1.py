@@ -25,7 +25,7 @@ from typing import Any, TextIO
 
 NAME = "server1"
 DEFAULT_PORT = 10000
-BACKLOG = 1024  # connections that the kernel keeps until we accept them
+BACKLOG = 1024  # connections that the kernel keeps until we accept them, or close the listener
 CHUNK = 8192  # bytes to read at a time: many, because nobody else waits
 PAUSE = 0.01  # seconds until we try again when the system has run out of something
 MAX_LINE = 1024  # bytes, without the end of the line
@@ -265,7 +265,7 @@ def syntax_error(wanted: str, token: str) -> ValueError:
 
 def main() -> None:
     """Read the command line, listen, say so, and serve until a signal ends the program."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it, whatever it waits for.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it at once, on Windows too.
     reopen_terminal()
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("-b", "--bind", metavar="ADDRESS", default="127.0.0.1")

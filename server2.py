@@ -25,7 +25,7 @@ from typing import Any, TextIO
 
 NAME = "server2"
 DEFAULT_PORT = 10000
-BACKLOG = 1024  # connections that the kernel keeps until we accept them
+BACKLOG = 1024  # connections that the kernel keeps until we accept them, or close the listener
 MAX_CLIENTS = 1000
 CHUNK = 512  # bytes to read at a time: few, because others wait while we compute the replies
 PAUSE = 0.01  # seconds until we try again when the system has run out of something
@@ -86,7 +86,7 @@ def chat(sock: socket.socket, peer: Address) -> None:
             with NEXT, COMPUTING:
                 replies = conversation.feed(data)
             sock.sendall(replies)  # without the locks: a slow client delays only its own thread
-        sock.sendall(conversation.end())  # at most one line, so we need not wait for the locks
+        sock.sendall(conversation.end())  # without the locks: it is one line at most
         log(f"{show(peer)} disconnected")
     except (OSError, MemoryError) as error:  # The connection is lost, or no memory is left.
         log(f"{show(peer)} disconnected: {reason(error)}")
@@ -294,7 +294,7 @@ def syntax_error(wanted: str, token: str) -> ValueError:
 
 def main() -> None:
     """Read the command line, listen, say so, and serve until a signal ends the program."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it, whatever it waits for.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it at once, on Windows too.
     reopen_terminal()
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("-b", "--bind", metavar="ADDRESS", default="127.0.0.1")

@@ -19,7 +19,7 @@ from typing import Any, Optional, TextIO
 
 NAME = "server4"
 DEFAULT_PORT = 10000
-BACKLOG = 1024  # connections that the kernel keeps until we accept them
+BACKLOG = 1024  # connections that the kernel keeps until we accept them, or close the listener
 MAX_CLIENTS = 511 if sys.platform == "win32" else 1000  # On Windows, select takes 512 sockets.
 MAX_DESCRIPTOR = 1023  # the highest that select can watch on other systems
 GROUP = 64  # clients to accept in a row, before the others get their turn
@@ -45,7 +45,7 @@ Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 
 def serve(listener: socket.socket) -> None:
     """Serve all clients that connect, for ever."""
-    listener.setblocking(False)  # accept() must not wait if a client has disconnected after select.
+    listener.setblocking(False)  # When no more clients wait, accept() must fail, and not wait.
     listener_fd = listener.fileno()
     clients: dict[int, Client] = {}  # by descriptor: select takes numbers faster than sockets
     reading = {listener_fd}  # the descriptors that we wait to read from
@@ -88,7 +88,7 @@ def wait(
     try:
         readable, writable, _ = select.select(reading, writing, [], timeout)
         return readable, writable
-    except (OSError, MemoryError):  # Or, on Windows, there are no descriptors at all.
+    except (OSError, MemoryError):  # No memory. (Or, on Windows, nothing to wait for.)
         time.sleep(PAUSE)
         return [], []
 
@@ -183,7 +183,7 @@ class Conversation:
 
 def main() -> None:
     """Read the command line, listen, say so, and serve until a signal ends the program."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it, whatever it waits for.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it at once, on Windows too.
     reopen_terminal()
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("-b", "--bind", metavar="ADDRESS", default="127.0.0.1")
