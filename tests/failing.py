@@ -25,7 +25,7 @@ failing = set()  # the names of the calls that have not raised every error
 
 
 def listen(listener, backlog):
-    """Listen. From the second time on it fails like the others."""
+    """Listen, and from then on let calls fail."""
     global listens
     real_listen(listener, backlog)
     listens = True
