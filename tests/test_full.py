@@ -333,6 +333,8 @@ def test_no_thread_for_a_client(monkeypatch):
         theirs.settimeout(WAIT)
         theirs.sendall(b"1+1\n")
         assert theirs.recv(9) == b"2\n"
+        theirs.shutdown(socket.SHUT_WR)
+        assert read_all(theirs) == b""
 
 
 def test_no_other_thread_computes_while_one_starts(monkeypatch):
@@ -343,21 +345,22 @@ def test_no_other_thread_computes_while_one_starts(monkeypatch):
     server2 = load("server2")
     held = []
 
-    def watch(owner, name):
-        real = getattr(owner, name)
-
-        def watched(*arguments):
+    def watched(name, call):
+        def watch(*arguments):
             held.append((name, server2.NEXT.locked(), server2.COMPUTING.locked()))
-            return real(*arguments)
+            return call(*arguments)
 
-        monkeypatch.setattr(owner, name, watched)
+        return watch
 
-    watch(server2, "reply")
-    watch(server2.threading.Thread, "start")
-    watch(socket.socket, "sendall")
+    class Watched(socket.socket):
+        sendall = watched("sendall", socket.socket.sendall)
+
+    monkeypatch.setattr(server2, "reply", watched("reply", server2.reply))
+    start = watched("start", server2.threading.Thread.start)
+    monkeypatch.setattr(server2.threading.Thread, "start", start)
     ours, theirs = socket.socketpair()
-    with ours, theirs:
-        server2.admit(ours, ("127.0.0.1", 1))
+    with theirs:
+        server2.admit(Watched(fileno=ours.detach()), ("127.0.0.1", 1))
         theirs.settimeout(WAIT)
         theirs.send(b"1+1\n2+2")
         theirs.shutdown(socket.SHUT_WR)
