@@ -86,7 +86,7 @@ def chat(sock: socket.socket, peer: Address) -> None:
             with NEXT, COMPUTING:
                 replies = conversation.feed(data)
             sock.sendall(replies)  # without the locks: a slow client delays only its own thread
-        sock.sendall(conversation.end())  # without the locks: it is one line at most
+        sock.sendall(conversation.end())  # an exception: one line at most, so without the locks
         log(f"{show(peer)} disconnected")
     except (OSError, MemoryError) as error:  # The connection is lost, or no memory is left.
         log(f"{show(peer)} disconnected: {reason(error)}")
