@@ -69,7 +69,7 @@ def serve(listener: socket.socket) -> None:
 def admit(sock: socket.socket, peer: Address) -> None:
     """Start a thread for a client. Raises RuntimeError or MemoryError if the system has none."""
     with COMPUTING:
-        # A daemon thread ends with the program.
+        # A daemon thread does not keep the program alive, should the main thread fail.
         threading.Thread(target=chat, args=(sock, peer), daemon=True).start()
 
 

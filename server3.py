@@ -112,7 +112,6 @@ class Client:
 
     def turn(self) -> bool:
         """Read and reply, or send more of what we owe. Return whether it is still connected."""
-        connected = True
         lost = ""
         try:
             if not self.owed:
@@ -125,18 +124,17 @@ class Client:
             if self.owed:
                 sent = self.sock.send(self.owed)  # bytes that the kernel took, perhaps not all
                 self.owed = self.owed[sent:]
-            if self.finished and not self.owed:  # The kernel has taken all its replies.
-                connected = False
+            if self.owed or not self.finished:
+                return True
+            # Otherwise it has sent everything, and the kernel has taken all its replies.
         except BlockingIOError:  # Nothing to read after all, or no room: we still owe the same.
-            pass
+            return True
         except (OSError, MemoryError) as error:  # The connection is lost, or no memory is left.
-            connected = False
             lost = f": {reason(error)}"
-        if not connected:
-            log(f"{show(self.peer)} disconnected{lost}")
-            with contextlib.suppress(OSError):  # If close() fails, it is closed all the same.
-                self.sock.close()
-        return connected
+        log(f"{show(self.peer)} disconnected{lost}")
+        with contextlib.suppress(OSError):  # If close() fails, it is closed all the same.
+            self.sock.close()
+        return False
 
 
 def accept_clients(listener: socket.socket, clients: dict[int, Client], reading: set[int]) -> None:

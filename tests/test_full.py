@@ -338,9 +338,9 @@ def test_no_thread_for_a_client(monkeypatch):
 
 
 def test_no_other_thread_computes_while_one_starts(monkeypatch):
-    """server2 computes, and starts threads, only with its locks, but sends without.
+    """server2 computes, and starts threads, only with its locks. It sends without them.
 
-    So does it with the reply to a last line that has no end: there is only one for each client.
+    It also computes the reply to a last line that has no end without them: this is one line only.
     """
     server2 = load("server2")
     held = []
