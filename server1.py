@@ -5,102 +5,74 @@ The model: wait for a client, answer its lines until it disconnects, wait for th
 call waits until it can do its work, so the program reads like the conversation that it holds.
 
 What it costs: nobody else is served in the meantime. While the server has a client it does not
-listen, so the kernel refuses all others at once, and none of them waits in a queue. A client that
-stays and says nothing keeps the others out.
+listen, so the kernel refuses all others. One that stays and says nothing keeps them out.
 """
 
 import argparse
 import contextlib
-import errno
+import math
 import operator
-import os
 import re
 import select
 import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
-from typing import Any, TextIO
+from typing import Any
 
 NAME = "server1"
-DEFAULT_PORT = 10000
-BACKLOG = 1024  # connections that the kernel keeps until we accept them, or close the listener
-CHUNK = 8192  # bytes to read at a time: many, because nobody else waits
-PAUSE = 0.01  # seconds until we try again when the system has run out of something
-MAX_LINE = 1024  # bytes, without the end of the line
+CHUNK = 8192  # bytes to read at a time
+MAX_LINE = 1024  # bytes in a line, without its end
 TOO_BIG = 10**1000  # the first integer of more than 1,000 digits
-TIMEOUTS = {  # A silent client that has vanished is noticed after at most 60 + 10 * 5 seconds.
-    "TCP_KEEPIDLE": 60,  # seconds of silence until the kernel probes whether it is still there
-    "TCP_KEEPALIVE": 60,  # the same, as macOS calls it
-    "TCP_KEEPINTVL": 5,  # seconds between probes; systems send 8 to 10 of them
-    "TCP_USER_TIMEOUT": 90_000,  # milliseconds until Linux ends it if it takes nothing that we send
-}
-Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
 
 
 # --- The model: one client, then the next -------------------------------------------------------
 
 
 def serve(listener: socket.socket) -> None:
-    """Serve one client after another. Raises OSError when another program takes the port."""
-    address = listener.getsockname()
+    """Serve one client after another. Raises SystemExit if another program takes the port."""
+    host, port = listener.getsockname()[:2]
     while True:
-        sock, peer = retry(listener.accept)
-        with contextlib.suppress(OSError):  # If close() fails, the socket is closed all the same.
-            # The kernel refuses other clients from now on, and resets those that have connected
-            # since listen(). The connection to our client is a socket of its own, and stays.
-            listener.close()
+        sock, peer = accept(listener)
+        # Close the listening socket: new clients are refused, and those still in the kernel's queue
+        # are reset. The connection to our client has a socket of its own, and stays open.
+        listener.close()
         chat(sock, peer)
-        # Listen first, because a client that waits for our close may connect again at once. (One
-        # that closes without waiting, and connects again, may come before we listen.)
-        listener = retry(listen, listener.family, address)
-        with contextlib.suppress(OSError):
-            sock.close()
+        # Listen before we close: a client that sees our close may connect again at once.
+        listener = listen(host, port)
+        sock.close()
 
 
-def chat(sock: socket.socket, peer: Address) -> None:
+def chat(sock: socket.socket, peer: Any) -> None:
     """Answer a client's lines until it disconnects. The caller closes the socket."""
+    log(f"{show(peer)} connected")
+    conversation = Conversation()
     try:
-        log(f"{show(peer)} connected")
-        conversation = Conversation()
         while data := sock.recv(CHUNK):  # b"" means that the client has closed its sending side.
             sock.sendall(conversation.feed(data))
         sock.sendall(conversation.end())
         log(f"{show(peer)} disconnected")
-    except (OSError, MemoryError) as error:  # The connection is lost, or no memory is left.
+    except OSError as error:  # The connection is lost.
         log(f"{show(peer)} disconnected: {reason(error)}")
 
 
-def retry(call: Callable[..., Any], *arguments: object) -> Any:
-    """Return call(*arguments). If it fails, as without a free descriptor, wait and try again.
-
-    It tries accept() for ever. If listen() fails because another program has taken the port, which
-    may be for a moment, it tries for a second, and then raises OSError.
-    """
-    waiting = False
-    give_up = time.monotonic() + 1
+def accept(listener: socket.socket) -> tuple[socket.socket, Any]:
+    """Wait for a client. Return the socket of the connection to it, and its address."""
     while True:
         try:
-            return call(*arguments)
-        except ConnectionError:  # accept() raises it if the client has disconnected already.
+            return listener.accept()
+        except ConnectionError:  # The client has left already.
             continue
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE and time.monotonic() > give_up:
-                raise  # It comes from listen(), and main() shows it.
-            if not waiting:
-                log(f"waiting: {reason(error)}")
-            waiting = True
-            time.sleep(PAUSE)
+        except OSError as error:  # All descriptors are in use, for example.
+            log(f"waiting: {reason(error)}")
+            time.sleep(0.1)
 
 
 # --- The conversation: one line in, one line out ------------------------------------------------
-#
-# It knows no socket: bytes come in, and bytes go out. So servers 1 to 3 are the same from here on.
 
 
 class Conversation:
-    """What one client says, cut into lines, and the replies to them."""
+    """What one client says, cut into lines, and the replies to them. It knows no socket."""
 
     def __init__(self) -> None:
         self.partial = b""  # the beginning of a line whose end is still to come
@@ -115,8 +87,8 @@ class Conversation:
             self.skipping = False
         # In b"1+1\n2+", the line is b"1+1", and the partial line is b"2+".
         *lines, self.partial = (self.partial + data).split(b"\n")
-        if len(self.partial) > MAX_LINE + 1:  # The last byte may be the CR before a LF to come.
-            lines.append(self.partial)  # reply() gives the error, before the line ends.
+        if len(self.partial) > MAX_LINE:  # reply() gives the error, before the line ends.
+            lines.append(self.partial)
             self.partial = b""
             self.skipping = True
         return b"".join(map(reply, lines))
@@ -128,7 +100,6 @@ class Conversation:
 
 def reply(line: bytes) -> bytes:
     """Return the reply to a line, which is a line too: the value, or an error and its reason."""
-    line = line.removesuffix(b"\r")
     if len(line) > MAX_LINE:
         return b"error: line longer than %d bytes\n" % MAX_LINE
     try:
@@ -138,126 +109,101 @@ def reply(line: bytes) -> bytes:
         return b"error: division by zero\n"
     except OverflowError:
         return b"error: number too large\n"
-    except RecursionError:  # A thousand "(" are more calls within calls than Python allows.
+    except RecursionError:  # Each "(" is a call within a call, and Python limits their number.
         return b"error: too many nested parentheses\n"
     except ValueError as error:
         return f"error: {error}\n".encode()
 
 
-# --- The arithmetic: precedence climbing --------------------------------------------------------
-#
-# A sum consists of products, a product consists of powers, and one function evaluates them all. It
-# is told the lowest precedence that it may take: SUM for a sum, PRODUCT for a product.
+# --- The arithmetic: recursive descent, a function for each rule of the grammar -----------------
+#     expression = term, then any number of: + or -, and a term
+#     term       = factor, then any number of: * or / or // or %, and a factor
+#     factor     = signs and a factor, or an operand, or an operand ** a factor
+#     operand    = a number, or ( an expression )
 
-SUM, PRODUCT, POWER = 1, 2, 3
+SUMS = {"+": operator.add, "-": operator.sub}
+PRODUCTS = {"*": operator.mul, "/": operator.truediv, "//": operator.floordiv, "%": operator.mod}
+END = "end of line"  # the last token, so that there is always a next one
+TOKENS = re.compile(  # findall() skips what is in no token: white space, the byte order mark.
+    r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"  # a number: 7, 2., .5, 1e-3
+    r"|\*\*|//|[-+*/%()]"  # or an operator, or a parenthesis
+    r"|\w+|[^\s\ufeff]"  # or what will be an error: a word, any other character
+)
+
+
+def evaluate(text: str) -> float:
+    """Return the value of an expression, an int or a finite float. Raises what reply() catches."""
+    tokens = TOKENS.findall(text)
+    tokens.append(END)
+    tokens.reverse()  # so that pop() takes the next one
+    value = expression(tokens)
+    if tokens[-1] != END:
+        raise ValueError(f"expected an operator, found {tokens[-1]!a}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("the result is not a finite number")
+    return value
+
+
+def expression(tokens: list[str]) -> float:
+    """Take the tokens of an expression from the list, and return its value."""
+    value = term(tokens)
+    while tokens[-1] in SUMS:
+        function = SUMS[tokens.pop()]
+        value = function(value, term(tokens))
+        if type(value) is int and abs(value) >= TOO_BIG:
+            raise OverflowError
+    return value
+
+
+def term(tokens: list[str]) -> float:
+    """Take the tokens of a term from the list, and return its value."""
+    value = factor(tokens)
+    while tokens[-1] in PRODUCTS:
+        function = PRODUCTS[tokens.pop()]
+        value = function(value, factor(tokens))
+        if type(value) is int and abs(value) >= TOO_BIG:
+            raise OverflowError
+    return value
+
+
+def factor(tokens: list[str]) -> float:
+    """Take the tokens of a factor from the list, and return its value."""
+    token = tokens.pop()
+    if token.isdecimal() and token.isascii():  # There are digits of other scripts, too.
+        value: float = int(token)
+        if value >= TOO_BIG:
+            raise OverflowError
+    elif token == "(":
+        value = expression(tokens)
+        if (token := tokens.pop()) != ")":
+            raise ValueError(f"expected an operator or ')', found {token!a}")
+    elif token in SUMS:  # a sign, or several: all are taken here, since there may be a thousand
+        while tokens[-1] in SUMS:
+            token += tokens.pop()
+        return -factor(tokens) if token.count("-") % 2 else factor(tokens)
+    elif token[0] in ".0123456789" and token != ".":
+        value = float(token)
+    else:
+        raise ValueError(f"expected a number, found {token!a}")
+    if tokens[-1] == "**":  # 2**3**2 is 2**(3**2), and -2**2 is -(2**2).
+        tokens.pop()
+        value = power(value, factor(tokens))
+    return value
 
 
 def power(base: float, exponent: float) -> float:
-    """Return base**exponent. Raises OverflowError before it computes an integer that is too big."""
-    # You may skip this block: it keeps huge numbers from taking long.
+    """Return base**exponent. Raises OverflowError before it computes too big an integer."""
     if isinstance(base, int) and isinstance(exponent, int) and exponent > 0:
-        if -1 <= base <= 1:  # It matters only whether the exponent is even. A huge one is slow.
-            exponent = 2 + exponent % 2
-        # 9 has 4 bits, so it is at least 2**3, and 9**5 at least 2**(3*5). If that is too big, so
-        # is 9**5. If not, expression() checks the result.
-        if (base.bit_length() - 1) * exponent > TOO_BIG.bit_length():
+        if base in (-1, 0, 1):  # The exponent may be huge: all that matters is whether it is odd.
+            return base if exponent % 2 else base * base
+        if exponent * math.log10(abs(base)) > 1001:  # about the number of digits
             raise OverflowError
     result: complex = base**exponent  # (-2)**0.5 is complex.
     if isinstance(result, complex):
         raise ValueError("the result is not a real number")
-    return result
-
-
-# operator: its precedence, the lowest precedence inside its right operand, its function
-# Most group left to right: the right operand of - may be 3*4, but not 3-4, so 2-3-4 is (2-3)-4. **
-# groups right to left: its right operand may be 3**2, so 2**3**2 is 2**(3**2).
-OPERATORS: dict[str, tuple[int, int, Callable[[Any, Any], Any]]] = {
-    "+": (SUM, PRODUCT, operator.add),
-    "-": (SUM, PRODUCT, operator.sub),
-    "*": (PRODUCT, POWER, operator.mul),
-    "/": (PRODUCT, POWER, operator.truediv),
-    "//": (PRODUCT, POWER, operator.floordiv),
-    "%": (PRODUCT, POWER, operator.mod),
-    "**": (POWER, POWER, power),
-}
-SIGNS = {"+", "-"}
-NUMBER_STARTS = "0123456789."
-END = "the end of the line"  # the last token, so that there is always a next one
-# "2**.5+x" has the tokens "2", "**", ".5", "+" and "x". At each place the first of these matches:
-# a number, an operator, a parenthesis, a word, any other character but space and tab. The operators
-# are in reverse order, so that ** is tried before *.
-NUMBER = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
-SYMBOLS = "|".join(re.escape(symbol) for symbol in sorted(OPERATORS, reverse=True))
-TOKENS = re.compile(rf"{NUMBER}|{SYMBOLS}|[()]|\w+|[^ \t]")
-
-
-def evaluate(text: str) -> float:
-    """Return the value of an expression, an int or a finite float, as Python has it.
-
-    Raises ValueError with the reason, ZeroDivisionError, OverflowError or RecursionError.
-    """
-    tokens = [*TOKENS.findall(text), END]
-    tokens.reverse()  # so that pop() takes the next one
-    value = expression(tokens, SUM)
-    if tokens[-1] != END:
-        raise syntax_error("operator", tokens[-1])
-    if not abs(value) < TOO_BIG:  # Infinity is not less, and nan never is.
+    if isinstance(result, int) and abs(result) >= TOO_BIG:
         raise OverflowError
-    return value
-
-
-def expression(tokens: list[str], lowest: int) -> float:
-    """Take an operand, then operators and their right operands. Return the value.
-
-    At an operator below the precedence lowest it stops, and leaves that to its caller:
-
-    2-3*4: expression(SUM) takes 2 and -, and expression(PRODUCT) takes the right operand, 3*4.
-    2-3-4: expression(SUM) takes 2 and -, and expression(PRODUCT) takes only 3, because - is below
-           PRODUCT. So expression(SUM) has the value of 2-3, and goes on with - and 4.
-    2**3**2: the right operand of ** may contain **, so this is 2**(3**2).
-    -2**2: the operand of a sign may contain **, so this is -(2**2).
-    -2*3: the operand of a sign may not contain *, so this is (-2)*3.
-    """
-    token = tokens.pop()
-    if token.isdigit() and token.isascii():  # not "²"
-        value: float = int(token)
-        if value >= TOO_BIG:
-            raise OverflowError
-        if token[0] == "0" and value:  # Python refuses 007, too.
-            raise ValueError(f"{token} begins with a zero")
-    elif token == "(":
-        value = expression(tokens, SUM)
-        if (token := tokens.pop()) != ")":
-            raise syntax_error("operator", token)
-    elif token in SIGNS:
-        sign = 1 if token == "+" else -1
-        while tokens[-1] in SIGNS:  # not by recursion: a line may hold a thousand signs
-            sign *= 1 if tokens.pop() == "+" else -1
-        value = sign * expression(tokens, POWER)
-    elif token == ".":
-        raise ValueError("'.' is not a number")
-    elif token[0] in NUMBER_STARTS:
-        value = float(token)
-    else:
-        raise syntax_error("operand", token)
-    while tokens[-1] in OPERATORS:
-        precedence, right_lowest, function = OPERATORS[tokens[-1]]
-        if precedence < lowest:
-            break
-        tokens.pop()
-        value = function(value, expression(tokens, right_lowest))
-        if type(value) is int and abs(value) >= TOO_BIG:  # Infinity may pass: 3 / 1e999 is 0.0.
-            raise OverflowError
-    return value
-
-
-def syntax_error(wanted: str, token: str) -> ValueError:
-    """Return the error for a token that stands where an operand or an operator is wanted."""
-    if wanted == "operator" and token in (")", END):  # in "1)" and "(1"
-        return ValueError("a parenthesis is missing")
-    if token in OPERATORS or token in ("(", ")", END) or token[0] in NUMBER_STARTS:
-        return ValueError(f"an {wanted} is missing before {token}")  # in "1+" and "1 2"
-    return ValueError(f"{token!r} is not understood")  # in "2^3"
+    return result
 
 
 # --- The command line, and the log: the same in all four servers --------------------------------
@@ -265,111 +211,74 @@ def syntax_error(wanted: str, token: str) -> ValueError:
 
 def main() -> None:
     """Read the command line, listen, say so, and serve until a signal ends the program."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it at once, on Windows too.
-    reopen_terminal()
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # not for a job in the background
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the program at once.
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("-b", "--bind", metavar="ADDRESS", default="127.0.0.1")
-    parser.add_argument("port", metavar="PORT", nargs="?", type=port_number, help="0: any free one")
+    parser.add_argument("port", metavar="PORT", nargs="?", help="0: any free one")
     options = parser.parse_args()
-    port = ask("Port", DEFAULT_PORT, port_number) if options.port is None else options.port
-    address: Address = (options.bind, port)
     try:
-        family, _, _, _, address = socket.getaddrinfo(options.bind, port, 0, socket.SOCK_STREAM)[0]
-        listener = listen(family, address)
-        address = listener.getsockname()
-        log(f"{NAME} listening on {show(address)}", sys.stdout)
-        serve(listener)
-    except (OSError, ValueError) as error:  # ValueError: no host can have such a name.
-        sys.exit(f"{NAME}: cannot listen on {show(address)}: {reason(error)}")
+        port = port_number(ask("Port", "10000") if options.port is None else options.port)
+    except (OSError, ValueError) as error:
+        sys.exit(f"{NAME}: {error}")
+    listener = listen(options.bind, port)
+    print(f"{NAME} listening on {show(listener.getsockname())}", flush=True)
+    serve(listener)
 
 
-def reopen_terminal() -> None:
-    """If standard error is a terminal, let log() fail rather than wait for it.
-
-    You may skip this: it is not about networks.
-
-    A terminal that nobody reads fills up. While it has room for half a line, select says that it is
-    writable, and the write of a line waits. O_NONBLOCK prevents that. If we set it on 2, standard
-    error, the shell would have it, too, because it uses the same open file. So we open another one.
-    """
-    if sys.platform != "win32":
-        with contextlib.suppress(OSError):  # Standard error is no terminal.
-            terminal = os.open(os.ttyname(2), os.O_WRONLY | os.O_NONBLOCK)
-            os.dup2(terminal, 2)  # From now on, 2 stands for the new open file.
-            os.close(terminal)
-
-
-def ask(name: str, default: Any, convert: Callable[[str], Any]) -> Any:
-    """Ask for a value. Return convert(answer), or the default if the answer is blank, or missing.
-
-    While convert() raises ArgumentTypeError, ask again. Raises SystemExit if the input ends then.
-    """
-    wrong = False
-    while True:
-        line = b""
-        with contextlib.suppress(OSError):  # A closed standard input has ended, too.
-            if os.isatty(0) and sys.stderr:  # A closed sys.stderr is None.
-                print(f"{name} [{default}]: ", end="", file=sys.stderr, flush=True)
-            # 0 is standard input. We read it byte by byte, and so no more than the line: in
-            # client.py, the rest of a pipe is for the server.
-            while not line.endswith(b"\n") and (byte := os.read(0, 1)):
-                line += byte
-        if wrong and not line:
-            sys.exit(2)
-        answer = line.decode(errors="replace").strip()
-        try:
-            return convert(answer) if answer else default
-        except argparse.ArgumentTypeError as error:
-            if sys.stderr:
-                print(error, file=sys.stderr)
-            wrong = True
+def ask(name: str, default: str) -> str:
+    """Ask for a value. Return the answer, or the default if it is blank, or if there is none."""
+    stream = sys.stdout if sys.stdout and sys.stdout.isatty() else sys.stderr
+    if stream:  # A closed stream is None, and print() would take standard output instead.
+        print(f"{name} [{default}]: ", end="", file=stream, flush=True)
+    return (sys.stdin.readline() if sys.stdin else "").strip() or default
 
 
 def port_number(text: str) -> int:
-    """Return the port that text names. Raises ArgumentTypeError if it names none."""
-    # isdigit() also accepts "²", and int() refuses thousands of digits.
-    if not (text.isascii() and text.isdigit() and len(text) <= 5 and int(text) <= 65535):
-        raise argparse.ArgumentTypeError(f"{text!a} is not a port (a number from 0 to 65535)")
+    """Return the port that text names. Raises ValueError, with the reason, if it names none."""
+    if not (text.isdecimal() and len(text) <= 5 and int(text) <= 65535):
+        raise ValueError(f"{text!a} is not a port (a number from 0 to 65535)")
     return int(text)
 
 
-def listen(family: int, address: Address) -> socket.socket:
-    """Return a socket that listens at the address. Raises OSError."""
-    listener = socket.socket(family)
-    if sys.platform != "win32":  # On Windows, this option would let two servers share a port.
-        # We want to listen even if the port still has connections, perhaps in TIME_WAIT.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    # Accepted sockets inherit the options below (UNIX Network Programming, section 7.4).
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # sends a small reply at once
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in TIMEOUTS.items():
-        with contextlib.suppress(AttributeError, OSError):  # No system has all of these options.
-            listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
-    listener.bind(address)
-    listener.listen(BACKLOG)
-    return listener
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens there. Raises SystemExit, with the reason, if that fails."""
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family)
+        if sys.platform != "win32":  # There, it would let two servers share a port.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # if it was just used
+        # Accepted sockets inherit these options (UNIX Network Programming, section 7.4).
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # sends at once
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # notices vanished clients
+        for option in ("TCP_KEEPIDLE", "TCP_KEEPALIVE"):  # after 120 seconds; two names for it
+            if hasattr(socket, option):
+                listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), 120)
+        listener.bind(address)
+        listener.listen(1024)  # clients that the kernel keeps for us until we accept them
+        return listener
+    except (OSError, ValueError) as error:  # ValueError: no host can have such a name.
+        sys.exit(f"{NAME}: cannot listen on {show((host, port))}: {reason(error)}")
 
 
-def show(address: Address) -> str:
-    """Return a socket address as people write it: 127.0.0.1:10000, [::1]:10000."""
-    if not address:  # macOS may have none for a client that disconnects before we accept it.
-        return "unknown"
-    host, port = address[:2]
+def show(address: Any) -> str:
+    """Return a socket's address as people write it: 127.0.0.1:10000, [::1]:10000."""
+    host, port = address[:2] if address else ("unknown", 0)  # macOS may have none.
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def reason(error: BaseException) -> str:
+def reason(error: Exception) -> str:
     """Return what an error says, without its number: Address already in use."""
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return getattr(error, "strerror", None) or str(error)
 
 
-def log(text: str, stream: TextIO = sys.stderr) -> None:
-    """Write a line to the stream. Drop it if that would fail, or would have to wait."""
-    with contextlib.suppress(OSError, AttributeError):  # A closed stream is None.
-        descriptor = stream.fileno()
-        # A pipe that nobody reads fills up. (On Windows, select takes sockets only.)
-        if sys.platform == "win32" or select.select([], [descriptor], [], 0)[1]:
-            os.write(descriptor, f"{text}\n".encode())
+def log(text: str) -> None:
+    """Write a line to standard error. Drop it if that would fail, or would have to wait."""
+    with contextlib.suppress(OSError, TypeError, ValueError):  # select may not take it.
+        if not select.select([], [sys.stderr], [], 0)[1]:
+            return  # It is a full pipe that nobody reads: to write would wait for ever.
+    with contextlib.suppress(OSError, AttributeError, ValueError):  # It is closed.
+        sys.stderr.write(f"{text}\n")
 
 
 if __name__ == "__main__":

@@ -3,176 +3,135 @@
 
 The model is exactly that of server3.py: ask the kernel which sockets can be read from or written
 to without waiting, take one short turn with each of them, and ask again. Only the conversation
-differs: it does not look for the ends of lines, and gives every byte back.
+differs (and CHUNK): it does not look for the ends of lines, and gives every byte back.
 """
 
 import argparse
 import contextlib
-import os
 import select
 import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
-from typing import Any, Optional, TextIO
+from typing import Any
 
 NAME = "server4"
-DEFAULT_PORT = 10000
-BACKLOG = 1024  # connections that the kernel keeps until we accept them, or close the listener
-MAX_CLIENTS = 511 if sys.platform == "win32" else 1000  # On Windows, select takes 512 sockets.
-MAX_DESCRIPTOR = 1023  # the highest that select can watch on other systems
-GROUP = 64  # clients to accept in a row, before the others get their turn
-CHUNK = 65536  # bytes to read at a time: many, because we compute nothing
-PAUSE = 0.01  # seconds until we try again when the system has run out of something
-TIMEOUTS = {  # A silent client that has vanished is noticed after at most 60 + 10 * 5 seconds.
-    "TCP_KEEPIDLE": 60,  # seconds of silence until the kernel probes whether it is still there
-    "TCP_KEEPALIVE": 60,  # the same, as macOS calls it
-    "TCP_KEEPINTVL": 5,  # seconds between probes; systems send 8 to 10 of them
-    "TCP_USER_TIMEOUT": 90_000,  # milliseconds until Linux ends it if it takes nothing that we send
-}
-Address = tuple[Any, ...]  # a host and a port, and two numbers more for IPv6
+MAX_CLIENTS = 511 if sys.platform == "win32" else 1000  # select: 512 there, descriptors to 1,023
+CHUNK = 65536  # bytes to read at a time, and so the most that we owe a client
 
 
 # --- The model: a loop, and every client in one of two states -----------------------------------
-#
-# We read what a client has sent, and try to send the replies at once. If the kernel does not take
-# all of them, we owe the client the rest, and wait until it can be written to. We read nothing from
-# a client that we owe bytes, so one that never reads its replies costs little memory.
-#
-# The functions and the class of the model are those of server3.py, line for line.
-
-
-def serve(listener: socket.socket) -> None:
-    """Serve all clients that connect, for ever."""
-    listener.setblocking(False)  # When no more clients wait, accept() must fail, and not wait.
-    listener_fd = listener.fileno()
-    clients: dict[int, Client] = {}  # by descriptor: select takes numbers faster than sockets
-    reading = {listener_fd}  # the descriptors that we wait to read from
-    writing: set[int] = set()  # the descriptors of the clients that we owe bytes
-    waiting = False  # whether the last accept() has failed, so that we log it only once
-    while True:
-        readable, writable = wait(reading, writing)
-        for descriptor in readable + writable:  # No descriptor is in both.
-            if descriptor == listener_fd:
-                continue  # New clients come last: those that leave make room for them.
-            client = clients[descriptor]
-            if not client.turn():
-                del clients[descriptor]
-                reading.discard(descriptor)
-                writing.discard(descriptor)
-            elif client.owed:  # The kernel has no room: the client reads slowly.
-                reading.discard(descriptor)
-                writing.add(descriptor)
-            elif descriptor in writing:  # The kernel has taken all that we owed.
-                writing.discard(descriptor)
-                reading.add(descriptor)
-            # Otherwise, we go on reading from it.
-        if listener_fd in readable:
-            try:
-                accept_clients(listener, clients, reading)
-                waiting = False
-            except (OSError, MemoryError) as error:
-                if not waiting:
-                    log(f"waiting: {reason(error)}")
-                waiting = True
-                # The new client still waits, so select would return at once, again and again. So we
-                # wait until one of the others is ready (the next round sees which), at most PAUSE.
-                wait(reading - {listener_fd}, writing, PAUSE)
-
-
-def wait(
-    reading: set[int], writing: set[int], timeout: Optional[float] = None
-) -> tuple[list[int], list[int]]:
-    """Wait until descriptors are ready, at most timeout seconds. Return those of each set."""
-    try:
-        readable, writable, _ = select.select(reading, writing, [], timeout)
-        return readable, writable
-    except (OSError, MemoryError):  # No memory. (Or, on Windows, nothing to wait for.)
-        time.sleep(PAUSE)
-        return [], []
+# Either we wait to read from a client, or we owe it bytes, and wait to write to it. As long as we
+# owe it bytes we read nothing from it, so one that never reads its replies costs little memory.
 
 
 class Client:
     """A client: its socket, its address, its conversation, and the bytes that we owe it."""
 
-    def __init__(self, sock: socket.socket, peer: Address) -> None:
+    def __init__(self, sock: socket.socket, peer: Any) -> None:
         sock.setblocking(False)
         self.sock = sock
         self.peer = peer
         self.conversation = Conversation()
         self.owed = b""
         self.finished = False  # whether it has sent everything; it may still read what we owe it
-        log(f"{show(peer)} connected")
 
-    def turn(self) -> bool:
-        """Read and reply, or send more of what we owe. Return whether it is still connected."""
-        lost = ""
-        try:
-            if not self.owed:
-                data = self.sock.recv(CHUNK)
-                if data:
-                    self.owed = self.conversation.feed(data)
-                else:  # It has closed its sending side.
-                    self.owed = self.conversation.end()
-                    self.finished = True
-            if self.owed:
-                sent = self.sock.send(self.owed)  # bytes that the kernel took, perhaps not all
-                self.owed = self.owed[sent:]
-            if self.owed or not self.finished:
-                return True
-            # Otherwise it has sent everything, and the kernel has taken all its replies.
-        except BlockingIOError:  # Nothing to read after all, or no room: we still owe the same.
-            return True
-        except (OSError, MemoryError) as error:  # The connection is lost, or no memory is left.
-            lost = f": {reason(error)}"
-        log(f"{show(self.peer)} disconnected{lost}")
-        with contextlib.suppress(OSError):  # If close() fails, it is closed all the same.
-            self.sock.close()
-        return False
+    def receive(self) -> None:
+        """Read what the client has sent; now we owe it the replies. Raises OSError."""
+        data = self.sock.recv(CHUNK)
+        if data:
+            self.owed = self.conversation.feed(data)
+        else:  # It has closed its sending side.
+            self.owed = self.conversation.end()
+            self.finished = True
+
+    def send(self) -> None:
+        """Send as much of what we owe the client as the kernel takes. Raises OSError."""
+        sent = self.sock.send(self.owed)
+        self.owed = self.owed[sent:]
+
+
+def serve(listener: socket.socket) -> None:
+    """Serve all clients that connect, for ever."""
+    listener.setblocking(False)  # accept() must fail, and not wait, when no more clients wait.
+    clients: dict[int, Client] = {}  # by descriptor
+    reading = {listener.fileno()}  # the descriptors that we wait to read from
+    writing: set[int] = set()  # the descriptors that we wait to write to
+    while True:
+        readable, writable, _ = select.select(reading, writing, [])
+        for descriptor in readable + writable:
+            if descriptor not in clients:
+                continue  # It is the listener's: new clients come last.
+            client = clients[descriptor]
+            lost = ""
+            try:
+                if descriptor in reading:
+                    client.receive()
+                if client.owed:  # Usually there is room, so we send now, and save a round.
+                    client.send()
+            except BlockingIOError:
+                pass  # There was nothing to read, or no room: select will tell when to try again.
+            except OSError as error:
+                lost = f": {reason(error)}"
+            if lost or (client.finished and not client.owed):
+                log(f"{show(client.peer)} disconnected{lost}")
+                client.sock.close()
+                del clients[descriptor]
+                reading.discard(descriptor)
+                writing.discard(descriptor)
+            elif client.owed:  # There was no room: the client reads slowly.
+                reading.discard(descriptor)
+                writing.add(descriptor)
+            elif descriptor in writing:  # The kernel has taken all that we owed.
+                writing.discard(descriptor)
+                reading.add(descriptor)
+        # New clients come last: those that have left make room for them, and a descriptor that was
+        # closed in this round, and is given out again, cannot be met in it a second time.
+        if listener.fileno() in readable:
+            accept_clients(listener, clients, reading)
 
 
 def accept_clients(listener: socket.socket, clients: dict[int, Client], reading: set[int]) -> None:
-    """Accept the clients that wait. Raises OSError or MemoryError if the system has no room."""
-    for _ in range(GROUP):
-        try:
+    """Accept the clients that wait, and refuse those for whom there is no place."""
+    try:
+        for _ in range(MAX_CLIENTS):  # not for ever, since the others wait for their turn
             sock, peer = listener.accept()
-        except BlockingIOError:  # No more clients wait.
-            return
-        except ConnectionError:  # It disconnected before we could accept it.
-            continue
-        watchable = sys.platform == "win32" or sock.fileno() <= MAX_DESCRIPTOR
-        if watchable and len(clients) < MAX_CLIENTS:
+            if len(clients) == MAX_CLIENTS or (sys.platform != "win32" and sock.fileno() > 1023):
+                refuse(sock, peer, "server full")
+                continue
+            log(f"{show(peer)} connected")
             clients[sock.fileno()] = Client(sock, peer)
             reading.add(sock.fileno())
-        else:
-            refuse(sock, peer)
+    except (BlockingIOError, ConnectionError):  # No more clients wait, or one has left already.
+        pass
+    except OSError as error:  # All descriptors are in use, for example.
+        log(f"waiting: {reason(error)}")
+        time.sleep(0.1)
 
 
-def refuse(sock: socket.socket, peer: Address) -> None:
-    """Tell a client that the server is full, without waiting, and close its connection."""
-    with contextlib.suppress(OSError), sock:
-        sock.setblocking(False)
+def refuse(sock: socket.socket, peer: Any, why: str) -> None:
+    """Tell a client that the server is full, and close its connection, all without waiting."""
+    sock.setblocking(False)
+    with contextlib.suppress(OSError):  # It has left already, or recv() finds nothing to read.
         sock.send(b"error: server full\n")
         sock.shutdown(socket.SHUT_WR)
-        # If we closed the socket with unread input, the kernel would send a reset, and the client
-        # might not see our line. If there is none yet, recv raises BlockingIOError, an OSError.
-        sock.recv(65536)
-    log(f"{show(peer)} refused: server full")
+        sock.recv(65536)  # To close with unread input is a reset, which can destroy our line.
+    sock.close()
+    log(f"{show(peer)} refused: {why}")
 
 
 # --- The conversation: every byte comes back ----------------------------------------------------
 
 
 class Conversation:
-    """An echo, with the methods of server3.py: what a client says is also the reply."""
+    """An echo, with the methods of server3.py's: what a client says is also the reply."""
 
     def feed(self, data: bytes) -> bytes:
-        """Return what to send back for data, the next bytes from the client: the same."""
+        """Take the next bytes from the client; return the same bytes."""
         return data
 
     def end(self) -> bytes:
-        """Return what remains to be sent when the client has sent everything: nothing."""
+        """Return b"": nothing was held back, so nothing is left to send."""
         return b""
 
 
@@ -181,111 +140,74 @@ class Conversation:
 
 def main() -> None:
     """Read the command line, listen, say so, and serve until a signal ends the program."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it at once, on Windows too.
-    reopen_terminal()
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # not for a job in the background
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the program at once.
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("-b", "--bind", metavar="ADDRESS", default="127.0.0.1")
-    parser.add_argument("port", metavar="PORT", nargs="?", type=port_number, help="0: any free one")
+    parser.add_argument("port", metavar="PORT", nargs="?", help="0: any free one")
     options = parser.parse_args()
-    port = ask("Port", DEFAULT_PORT, port_number) if options.port is None else options.port
-    address: Address = (options.bind, port)
     try:
-        family, _, _, _, address = socket.getaddrinfo(options.bind, port, 0, socket.SOCK_STREAM)[0]
-        listener = listen(family, address)
-        address = listener.getsockname()
-        log(f"{NAME} listening on {show(address)}", sys.stdout)
-        serve(listener)
-    except (OSError, ValueError) as error:  # ValueError: no host can have such a name.
-        sys.exit(f"{NAME}: cannot listen on {show(address)}: {reason(error)}")
+        port = port_number(ask("Port", "10000") if options.port is None else options.port)
+    except (OSError, ValueError) as error:
+        sys.exit(f"{NAME}: {error}")
+    listener = listen(options.bind, port)
+    print(f"{NAME} listening on {show(listener.getsockname())}", flush=True)
+    serve(listener)
 
 
-def reopen_terminal() -> None:
-    """If standard error is a terminal, let log() fail rather than wait for it.
-
-    You may skip this: it is not about networks.
-
-    A terminal that nobody reads fills up. While it has room for half a line, select says that it is
-    writable, and the write of a line waits. O_NONBLOCK prevents that. If we set it on 2, standard
-    error, the shell would have it, too, because it uses the same open file. So we open another one.
-    """
-    if sys.platform != "win32":
-        with contextlib.suppress(OSError):  # Standard error is no terminal.
-            terminal = os.open(os.ttyname(2), os.O_WRONLY | os.O_NONBLOCK)
-            os.dup2(terminal, 2)  # From now on, 2 stands for the new open file.
-            os.close(terminal)
-
-
-def ask(name: str, default: Any, convert: Callable[[str], Any]) -> Any:
-    """Ask for a value. Return convert(answer), or the default if the answer is blank, or missing.
-
-    While convert() raises ArgumentTypeError, ask again. Raises SystemExit if the input ends then.
-    """
-    wrong = False
-    while True:
-        line = b""
-        with contextlib.suppress(OSError):  # A closed standard input has ended, too.
-            if os.isatty(0) and sys.stderr:  # A closed sys.stderr is None.
-                print(f"{name} [{default}]: ", end="", file=sys.stderr, flush=True)
-            # 0 is standard input. We read it byte by byte, and so no more than the line: in
-            # client.py, the rest of a pipe is for the server.
-            while not line.endswith(b"\n") and (byte := os.read(0, 1)):
-                line += byte
-        if wrong and not line:
-            sys.exit(2)
-        answer = line.decode(errors="replace").strip()
-        try:
-            return convert(answer) if answer else default
-        except argparse.ArgumentTypeError as error:
-            if sys.stderr:
-                print(error, file=sys.stderr)
-            wrong = True
+def ask(name: str, default: str) -> str:
+    """Ask for a value. Return the answer, or the default if it is blank, or if there is none."""
+    stream = sys.stdout if sys.stdout and sys.stdout.isatty() else sys.stderr
+    if stream:  # A closed stream is None, and print() would take standard output instead.
+        print(f"{name} [{default}]: ", end="", file=stream, flush=True)
+    return (sys.stdin.readline() if sys.stdin else "").strip() or default
 
 
 def port_number(text: str) -> int:
-    """Return the port that text names. Raises ArgumentTypeError if it names none."""
-    # isdigit() also accepts "²", and int() refuses thousands of digits.
-    if not (text.isascii() and text.isdigit() and len(text) <= 5 and int(text) <= 65535):
-        raise argparse.ArgumentTypeError(f"{text!a} is not a port (a number from 0 to 65535)")
+    """Return the port that text names. Raises ValueError, with the reason, if it names none."""
+    if not (text.isdecimal() and len(text) <= 5 and int(text) <= 65535):
+        raise ValueError(f"{text!a} is not a port (a number from 0 to 65535)")
     return int(text)
 
 
-def listen(family: int, address: Address) -> socket.socket:
-    """Return a socket that listens at the address. Raises OSError."""
-    listener = socket.socket(family)
-    if sys.platform != "win32":  # On Windows, this option would let two servers share a port.
-        # We want to listen even if the port still has connections, perhaps in TIME_WAIT.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    # Accepted sockets inherit the options below (UNIX Network Programming, section 7.4).
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # sends a small reply at once
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in TIMEOUTS.items():
-        with contextlib.suppress(AttributeError, OSError):  # No system has all of these options.
-            listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
-    listener.bind(address)
-    listener.listen(BACKLOG)
-    return listener
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens there. Raises SystemExit, with the reason, if that fails."""
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family)
+        if sys.platform != "win32":  # There, it would let two servers share a port.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # if it was just used
+        # Accepted sockets inherit these options (UNIX Network Programming, section 7.4).
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # sends at once
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # notices vanished clients
+        for option in ("TCP_KEEPIDLE", "TCP_KEEPALIVE"):  # after 120 seconds; two names for it
+            if hasattr(socket, option):
+                listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), 120)
+        listener.bind(address)
+        listener.listen(1024)  # clients that the kernel keeps for us until we accept them
+        return listener
+    except (OSError, ValueError) as error:  # ValueError: no host can have such a name.
+        sys.exit(f"{NAME}: cannot listen on {show((host, port))}: {reason(error)}")
 
 
-def show(address: Address) -> str:
-    """Return a socket address as people write it: 127.0.0.1:10000, [::1]:10000."""
-    if not address:  # macOS may have none for a client that disconnects before we accept it.
-        return "unknown"
-    host, port = address[:2]
+def show(address: Any) -> str:
+    """Return a socket's address as people write it: 127.0.0.1:10000, [::1]:10000."""
+    host, port = address[:2] if address else ("unknown", 0)  # macOS may have none.
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def reason(error: BaseException) -> str:
+def reason(error: Exception) -> str:
     """Return what an error says, without its number: Address already in use."""
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return getattr(error, "strerror", None) or str(error)
 
 
-def log(text: str, stream: TextIO = sys.stderr) -> None:
-    """Write a line to the stream. Drop it if that would fail, or would have to wait."""
-    with contextlib.suppress(OSError, AttributeError):  # A closed stream is None.
-        descriptor = stream.fileno()
-        # A pipe that nobody reads fills up. (On Windows, select takes sockets only.)
-        if sys.platform == "win32" or select.select([], [descriptor], [], 0)[1]:
-            os.write(descriptor, f"{text}\n".encode())
+def log(text: str) -> None:
+    """Write a line to standard error. Drop it if that would fail, or would have to wait."""
+    with contextlib.suppress(OSError, TypeError, ValueError):  # select may not take it.
+        if not select.select([], [sys.stderr], [], 0)[1]:
+            return  # It is a full pipe that nobody reads: to write would wait for ever.
+    with contextlib.suppress(OSError, AttributeError, ValueError):  # It is closed.
+        sys.stderr.write(f"{text}\n")
 
 
 if __name__ == "__main__":

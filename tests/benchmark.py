@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
 """Measure the four servers, and what one would write instead, side by side.
 
-usage: python3 tests/benchmark.py [--seconds S]
+usage: python3 tests/benchmark.py [--seconds S] [--free-threaded PYTHON]
 
 Each client sends a line, waits for its reply, and sends the next one. The table has the replies per
-second with 1 to 900 such clients, and the 99th percentile of the round trip with 100. With ten or
-more clients a server uses the whole of its processor, so the server is what was measured and not
-the load, which runs on another one; where it used less than 95 %, the table says how much.
+second with 1 to 900 such clients; the 99th percentile of the round trip with 100; the replies per
+second that one client gets while 900 others are connected and silent; the seconds until each of 900
+that connect at once, and talk without pause, has had a reply; and the memory that a client costs.
+The server runs on one processor, and the load on another one.
 
-The peers are asyncio's Protocol, socketserver's threads, both with the built-in eval, which is
-neither safe nor bounded, and uvloop where it is installed.
+With --free-threaded, a Python without the global lock runs server2 beside this one, with 8 clients
+that send long lines, on all processors.
 """
 
 import argparse
@@ -33,9 +34,10 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CLIENTS = (1, 10, 100, 900)
-ADMISSION = 8  # seconds for all clients to get their first reply
+ADMISSION = 20  # seconds for all clients to get their first reply
 SUM, ANSWER = b"12*(3+4)-7/2\n", b"80.5\n"
 TEXT = b"x" * 63 + b"\n"
+LONG, LONG_ANSWER = b"+".join([SUM[:-1]] * 70) + b"\n", b"5635.0\n"
 
 
 # --- The peers ----------------------------------------------------------------------------------
@@ -135,25 +137,33 @@ def processor_seconds(pid):
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def load(port, pid, count, message, expected, seconds):
-    """Load a server; return replies per second, the p99 in seconds, and its share of a processor.
+def memory(pid):
+    """Return the resident memory of a process in KiB."""
+    return int(re.search(r"VmRSS:\s+(\d+)", pathlib.Path(f"/proc/{pid}/status").read_text())[1])
 
-    Raises RuntimeError when a reply is wrong, or not all clients were served in time.
+
+def load(port, pid, count, message, expected, seconds, idle=False):
+    """Load a server; return what was measured, by name.
+
+    Every client asks once. Then all go on, or if the others are idle, one does. Raises RuntimeError
+    when a reply is wrong, or not all clients had a reply in time.
     """
     with contextlib.ExitStack() as stack:
         poll = stack.enter_context(select.epoll())
         clients = {}
+        now = time.perf_counter
+        memory_before, begun = memory(pid), now()
         for _ in range(count):
             sock = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.send(message)
             clients[sock.fileno()] = (sock.recv, sock.send)
             poll.register(sock.fileno(), select.EPOLLIN)
-        now = time.perf_counter
+        last = sock.fileno()
         sent = dict.fromkeys(clients, now())
         unserved = set(clients)
         trips = []
-        deadline = now() + ADMISSION
+        deadline = begun + ADMISSION
         while now() < deadline:
             for descriptor, _ in poll.poll(0.2):
                 receive, send = clients[descriptor]
@@ -162,18 +172,27 @@ def load(port, pid, count, message, expected, seconds):
                 time_now = now()
                 trips.append(time_now - sent[descriptor])
                 sent[descriptor] = time_now
-                send(message)
-                if unserved:
+                if unserved is not clients:
                     unserved.discard(descriptor)
-                    if not unserved:  # all are served: now the clock starts
-                        trips.clear()
-                        begun, used = now(), processor_seconds(pid)
-                        deadline = begun + seconds
-        if unserved:
+                if not idle or descriptor == last:
+                    send(message)
+                if unserved is not clients and not unserved:  # all are served: the clock starts
+                    unserved = clients
+                    trips.clear()
+                    admitted = now() - begun
+                    grown = (memory(pid) - memory_before) / count
+                    begun, used = now(), processor_seconds(pid)
+                    deadline = begun + seconds
+        if unserved is not clients:
             raise RuntimeError(f"{len(unserved)} not served")
         spent = now() - begun
-        busy = (processor_seconds(pid) - used) / spent
-        return len(trips) / spent, statistics.quantiles(trips, n=100)[98], busy
+        return {
+            "rate": len(trips) / spent,
+            "p99": statistics.quantiles(trips, n=100)[98],
+            "busy": (processor_seconds(pid) - used) / spent,
+            "admitted": admitted,
+            "memory": grown,
+        }
 
 
 def pinned(processor, command):
@@ -183,12 +202,12 @@ def pinned(processor, command):
     return ["taskset", "-c", str(processor), *command]
 
 
-def measure(command, count, message, expected, seconds):
+def measure(command, *arguments, **options):
     """Start a server, load it, stop it; return what load returns."""
-    server = subprocess.Popen(pinned(0, command), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     try:
         port = int(re.findall(rb"\d+", server.stdout.readline())[-1])
-        return load(port, server.pid, count, message, expected, seconds)
+        return load(port, server.pid, *arguments, **options)
     finally:
         server.kill()
         server.wait()
@@ -251,16 +270,61 @@ def machine():
     )
 
 
+def columns(name, command, seconds):
+    """Return the cells of a row of the table."""
+    echo = name == "server4" or name.endswith("echo")
+    message, expected = (TEXT, TEXT) if echo else (SUM, ANSWER)
+    command = pinned(0, command)
+    cells = dict.fromkeys([*CLIENTS, "p99", "idle", "admitted", "memory"], "")
+    for count in CLIENTS[: 1 if name == "server1" else None]:
+        print(f"{name}, {count} clients ...", end="\r", file=sys.stderr, flush=True)
+        try:
+            run = measure(command, count, message, expected, seconds)
+        except (RuntimeError, OSError) as error:
+            cells[count] = cells["admitted"] = error
+            continue
+        cells[count] = f"{run['rate']:,.0f}"
+        if count > 1 and run["busy"] < 0.95:
+            cells[count] += f" ({run['busy']:.0%})"
+        if count == 100:
+            cells["p99"] = f"{run['p99'] * 1e3:.1f} ms"
+        if count == 900:
+            cells["admitted"] = f"{run['admitted']:.1f} s"
+    if name != "server1":
+        run = measure(command, 901, message, expected, seconds, idle=True)
+        cells["idle"] = f"{run['rate']:,.0f}"
+        cells["memory"] = f"{run['memory']:.1f} KiB"
+    return cells.values()
+
+
+def race_threads(pythons, seconds, rounds=5):
+    """Return the median of the replies per second of server2 with each Python."""
+    rates = {python: [] for python in pythons}
+    for _ in range(rounds):
+        for python in pythons:
+            command = [python, f"{ROOT}/server2.py", "0"]
+            rates[python].append(measure(command, 8, LONG, LONG_ANSWER, seconds)["rate"])
+    return {python: statistics.median(found) for python, found in rates.items()}
+
+
 def main():
     """Measure everything and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=1.0, help="for each figure")
+    parser.add_argument("--free-threaded", metavar="PYTHON", help="one without the global lock")
     parser.add_argument("--peer", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.peer:
         return run_peer(options.peer)
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    print(machine(), flush=True)
+    if options.free_threaded:
+        rates = race_threads([sys.executable, options.free_threaded], options.seconds)
+        print("\n| server2, 8 clients, long lines | replies/s |\n| --- | ---: |")
+        for python, rate in rates.items():
+            print(f"| {subprocess.getoutput(f'{python} -VV').partition('[')[0]} | {rate:,.0f} |")
+        return
     if hasattr(os, "sched_setaffinity") and (os.cpu_count() or 1) > 1:
         os.sched_setaffinity(0, {1})
     engines = ["threads", "asyncio"] + ["uvloop"] * bool(importlib.util.find_spec("uvloop"))
@@ -269,25 +333,11 @@ def main():
     runs += [(f"{engine} + eval", [*peer, f"sum-{engine}"]) for engine in engines]
     runs += [("server4", [sys.executable, f"{ROOT}/server4.py", "0"])]
     runs += [(f"{engine} echo", [*peer, f"echo-{engine}"]) for engine in engines]
-    print(machine(), flush=True)
     print()
-    print("| replies/s | 1 client | 10 clients | 100 clients | 900 clients | p99 with 100 |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: |", flush=True)
+    print("| replies/s | 1 client | 10 | 100 | 900 | p99 | 1 of 901 | 900 at once | memory |")
+    print("| --- | " + "---: | " * 8, flush=True)
     for name, command in runs:
-        echo = name == "server4" or name.endswith("echo")
-        message, expected = (TEXT, TEXT) if echo else (SUM, ANSWER)
-        cells = dict.fromkeys([*CLIENTS, "p99"], "")
-        for count in CLIENTS[: 1 if name == "server1" else None]:
-            print(f"{name}, {count} clients ...", end="\r", file=sys.stderr, flush=True)
-            try:
-                rate, p99, busy = measure(command, count, message, expected, options.seconds)
-            except (RuntimeError, OSError) as error:
-                cells[count] = error
-                continue
-            cells[count] = f"{rate:,.0f}" + f" ({busy:.0%})" * (count > 1 and busy < 0.95)
-            if count == 100:
-                cells["p99"] = f"{p99 * 1e3:.1f} ms"
-        print(f"| {name} |", *(f"{cell} |" for cell in cells.values()), flush=True)
+        print(f"| {name} |", *(f"{cell} |" for cell in columns(name, command, options.seconds)))
     print("evaluate() and eval() ...", end="\r", file=sys.stderr, flush=True)
     spec = importlib.util.spec_from_file_location("server3", ROOT / "server3.py")
     server3 = importlib.util.module_from_spec(spec)

@@ -6,8 +6,7 @@ import shutil
 import signal
 
 import pytest
-from outside import LINUX, PROCESSORS, raise_descriptor_limit
-from support import POSIX, Server
+from support import LINUX, POSIX, Server
 
 if POSIX:
     import resource
@@ -15,35 +14,22 @@ if POSIX:
 
 def pytest_configure(config):
     """Register the marker."""
-    config.addinivalue_line("markers", "slow: takes minutes; runs if the environment has SLOW=1")
-
-
-def pytest_collection_modifyitems(items):
-    """Skip the slow tests unless asked for."""
-    if os.environ.get("SLOW") == "1":
-        return
-    for item in items:
-        if item.get_closest_marker("slow"):
-            item.add_marker(pytest.mark.skip(reason="takes minutes; SLOW=1 runs it"))
+    config.addinivalue_line("markers", 'slow: load and storms; -m "not slow" leaves them out')
 
 
 @pytest.fixture(scope="session", autouse=True)
 def many_descriptors():
-    """Raise the limit of descriptors for the tests, and restore it afterwards."""
-    if not POSIX:
-        yield
-        return
-    limits = raise_descriptor_limit()
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    """Raise the limit of descriptors for the tests: macOS gives a process 256 by default."""
+    if POSIX:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        enough = 10_000 if hard == resource.RLIM_INFINITY else min(10_000, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, enough), hard))
 
 
 @pytest.fixture(scope="session", autouse=True)
 def ctrl_c():
-    """Let the scripts obey Ctrl-C, even if the tests run under nohup."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
+    """Let the scripts obey Ctrl-C, even if the tests run in the background."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +52,7 @@ def one_processor():
     if not LINUX or not shutil.which("taskset"):
         yield ()
         return
-    os.sched_setaffinity(0, PROCESSORS[1:] or PROCESSORS)
-    yield ("taskset", "-c", str(PROCESSORS[0]))
-    os.sched_setaffinity(0, PROCESSORS)
+    processors = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, processors[1:] or processors)
+    yield ("taskset", "-c", str(processors[0]))
+    os.sched_setaffinity(0, processors)

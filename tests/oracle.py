@@ -7,7 +7,8 @@ import re
 import warnings
 
 TOO_BIG = 10**1000
-GRAMMAR = re.compile(r"[0-9.eE+\-*/%() \t]*")
+GRAMMAR = re.compile(r"[0-9.eE+\-*/%()\s]*")
+ZEROS = re.compile(r"(?<![0-9.eE])(?<![eE][+-])0+(?=[0-9])")  # leading zeros, which mean nothing
 OPERATIONS = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -33,11 +34,12 @@ def python(text):
     """
     if not GRAMMAR.fullmatch(text):
         return None
+    text = ZEROS.sub("", re.sub(r"\s", " ", text).strip())
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what eval says of 1(2) and 1if
-            _walk(ast.parse(text.strip(" \t"), mode="eval").body)
-            value = eval(text.strip(" \t"), {"__builtins__": {}})
+            _walk(ast.parse(text, mode="eval").body)
+            value = eval(text, {"__builtins__": {}})
     except (SyntaxError, ArithmeticError, ValueError, TypeError, OutOfBoundsError):
         return None
     if type(value) is int:

@@ -1,324 +1,316 @@
-"""Clients that never read, never end a line, never say anything, or compute without pause."""
+"""Load and storms: full houses, bursts, no room, clients that do their worst, nothing left."""
 
 import contextlib
-import pathlib
+import os
+import random
 import signal
 import socket
-import threading
+import statistics
+import sys
 import time
 
 import pytest
-from outside import (
+from support import (
+    CALCULATORS,
+    CROWDED,
     LINUX,
+    SERVERS,
     Busy,
-    all_answered,
+    Server,
+    answered,
+    close_with_reset,
     crowd,
-    idle_share,
-    memory,
-    peak,
-    percentile,
-    push,
+    descriptors,
+    linux,
+    load,
+    processor_seconds,
     question,
-    receive,
-    reset,
-    round_trips,
+    read_all,
+    read_line,
+    set_limit,
+    status,
+    until,
 )
-from support import CALCULATORS, CROWDED, SERVERS, WAIT, Server, read_all, scaled, until
 
-MIB = 2**20
-FLOOD = 256 * MIB
-COSTLIEST = pathlib.Path(__file__).with_name("costly.txt")
-COSTLY = b"9**1047\n"  # the shortest line of the longest reply
-LIMIT = 0.1  # seconds, at the 99th percentile
-SAMPLES = 300
-ATTEMPTS = 5  # because a busy machine may spoil some; the best one counts
-
-pytestmark = pytest.mark.skipif(not LINUX, reason="reads /proc")
+pytestmark = pytest.mark.slow
+LEEWAY = (16 if sys.implementation.name == "cpython" else 128) * 2**20  # bytes of memory
+FULL = b"error: server full\n"
+crowded = pytest.mark.parametrize("name", CROWDED)
+servers = pytest.mark.parametrize("name", SERVERS)
 
 
-# --- Clients that never read --------------------------------------------------------------------
+def house(name):
+    """Return how many clients a server takes at once."""
+    return 511 if os.name == "nt" and name != "server2" else 1000
 
 
-@pytest.mark.parametrize("name", CROWDED)
-def test_a_client_that_never_reads(name):
-    """It sends costly lines for as long as it can, up to 256 MB, and then connects once more.
+def all_answered(server, clients):
+    """Return whether all get their own answers, when all have asked before the first one reads."""
+    for number, client in enumerate(clients, 10_000):
+        client.sendall(question(server, number)[0])
+    return all(read_line(client) == str(number) for number, client in enumerate(clients, 10_000))
 
-    The server's memory stays bounded, and another client is answered as before.
+
+def round_trip(server, client):
+    """Return the seconds until a client's question is answered."""
+    begun = time.monotonic()
+    assert answered(server, client)
+    return time.monotonic() - begun
+
+
+@contextlib.contextmanager
+def stopped(server):
+    """Stop the server (on Linux), so that all that happens meanwhile meets it in one instant."""
+    if LINUX:
+        server.process.send_signal(signal.SIGSTOP)
+    yield
+    if LINUX:
+        server.process.send_signal(signal.SIGCONT)
+
+
+# --- Many clients -------------------------------------------------------------------------------
+
+
+@crowded
+def test_a_full_house_is_served_and_one_more_is_told(name):
+    """The others notice nothing, and one that has seen the close of its connection may come back.
+
+    One that has spoken already is told as well, if the system does not lose the words (Linux).
     """
-    with Server(name) as server, server.connect() as other, contextlib.ExitStack() as stack:
-        round_trips(server, other, 10)
-        before = memory(server.pid)
-        sent, samples, quiet, attacker = 0, [], 1000, None
-        while len(samples) < SAMPLES:
-            if quiet > 100:
-                attacker = stack.enter_context(deaf(server))
-                quiet = 0
-            more = push(attacker, COSTLY * 8192) if sent < FLOOD else 0
-            sent, quiet = sent + more, 0 if more else quiet + 1
-            samples += round_trips(server, other, 1)
-        grown, late = peak(server.pid) - before, percentile(samples, 99)
-        print(
-            f"{name}: one client that never reads sent {sent / MIB:.0f} MiB: memory grew by"
-            f" {grown / MIB:.1f} MiB; another's round trips took {1000 * late:.1f} ms at the 99th"
-            f" percentile, {1000 * max(samples):.1f} ms at most"
-        )
-        assert grown < 16 * MIB
-        assert late < LIMIT
+    with Server(name) as server, crowd(server, house(name)) as clients:
+        assert all_answered(server, clients)
+        before = descriptors(server.pid) if LINUX else 0
+        for early in (b"", b"1 + 1\n" * 1000 if LINUX else b""):
+            with stopped(server):
+                late = server.connect()
+                late.sendall(early)
+            with late:
+                assert read_all(late) == FULL
+        until(lambda: server.log().count("refused: server full\n") == 2, "the log says so")
+        assert all_answered(server, clients)
+        guest = clients.pop()
+        for _ in range(300):
+            with guest:
+                guest.shutdown(socket.SHUT_WR)
+                assert read_all(guest) == b""
+            guest = server.connect()
+            assert answered(server, guest)
+        with guest:
+            assert all_answered(server, [guest, *clients])
+            assert not LINUX or descriptors(server.pid) == before
 
 
-@pytest.mark.parametrize("name", CROWDED)
-def test_many_clients_that_never_read(name):
-    """50 clients send costly lines and read nothing. The memory stays bounded.
+@linux
+@pytest.mark.parametrize("name", ["server3", "server4"])
+def test_those_who_come_as_others_leave_are_served(name):
+    """In a full house, 50 come in the instant in which 50 leave, many times over.
 
-    The round trips of another client are printed.
+    They get the places, and the descriptors, that those who leave give back in the same round.
     """
-    with Server(name) as server, server.connect() as other, contextlib.ExitStack() as stack:
-        round_trips(server, other, 10)
-        attackers = [stack.enter_context(deaf(server)) for _ in range(scaled(name, 50))]
-        before = memory(server.pid)
-        sent, samples, quiet = 0, [], 0
-        end = time.monotonic() + 0.5
-        while time.monotonic() < end and (quiet < 20 or idle_share(server.pid, 0.05) > 0.5):
-            more = sum(push(attacker, COSTLY * 8192) for attacker in attackers)
-            sent, quiet = sent + more, 0 if more else quiet + 1
-            samples += round_trips(server, other, 1)
-        grown, late = peak(server.pid) - before, percentile(samples, 99)
-        print(
-            f"{name}: 50 clients that never read sent {sent / MIB:.0f} MiB: memory grew by"
-            f" {grown / MIB:.1f} MiB; {len(samples)} round trips of another took"
-            f" {1000 * late:.1f} ms at the 99th percentile"
-        )
-        assert grown < 64 * MIB
+    with Server(name) as server, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(server.connect()) for _ in range(house(name))]
+        for _ in range(20):
+            assert all_answered(server, clients)
+            random.shuffle(clients)
+            with stopped(server):
+                for client in clients[:50]:
+                    random.choice((socket.socket.close, close_with_reset))(client)
+                clients[:50] = [stack.enter_context(server.connect()) for _ in range(50)]
+        assert all_answered(server, clients)
 
 
-def deaf(server):
-    """Return a client, not blocking, that will not read and has little room for what comes."""
-    client = socket.socket()
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    client.connect((server.host, server.port))
-    client.setblocking(False)
-    return client
+@pytest.mark.parametrize(
+    ("name", "line", "reply", "seconds"),
+    [
+        ("server2", b"1+1\n", b"2\n", 30),
+        ("server3", b"1" + b"+1" * 255 + b"\n", b"256\n", 10),
+        ("server4", b"1+1\n", b"1+1\n", 10),
+    ],
+    ids=CROWDED,
+)
+def test_all_of_900_that_talk_without_pause_are_answered(name, line, reply, seconds, one_processor):
+    """Beside 50 that talk already, the others come in one instant, and go on when answered.
 
-
-@pytest.mark.parametrize("name", SERVERS)
-def test_a_client_that_reads_late_gets_all(name):
-    """A client that has closed its sending side and reads slowly gets all replies, in order."""
-    lines = b"".join(b"9**1000 + %d\n" % number for number in range(400))
-    answer = b"".join(b"%d\n" % (9**1000 + number) for number in range(400))
-    if name == "server4":
-        lines = answer = lines * 2000
-    with Server(name) as server, deaf(server) as client:
-        client.settimeout(WAIT)
-        sender = threading.Thread(target=send_and_close, args=(client, lines))
-        sender.start()
-        until(lambda: idle_share(server.pid, 0.1) < 0.5, "the server waits for the client")
-        got = [client.recv(1) for _ in range(3000)]
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, MIB)
-        assert b"".join(got) + read_all(client) == answer
-        sender.join()
-
-
-def send_and_close(client, data):
-    """Send all the data, then close the sending side."""
-    client.sendall(data)
-    client.shutdown(socket.SHUT_WR)
-
-
-def test_echoes_that_nobody_takes():
-    """100 clients are owed all that the kernel does not take. Another one is served as before."""
-    with Server("server4") as server, server.connect() as other, contextlib.ExitStack() as stack:
-        attackers = [stack.enter_context(deaf(server)) for _ in range(scaled(server.name, 100))]
-        before = memory(server.pid)
-        quiet = 0
-        while quiet < 5:
-            more = sum(push(attacker, bytes(MIB)) for attacker in attackers)
-            quiet = 0 if more else quiet + 1
-            round_trips(server, other, 1)
-        late = percentile(round_trips(server, other, SAMPLES), 99)
-        grown = peak(server.pid) - before
-        print(
-            f"server4: 100 clients are owed bytes: memory grew by {grown / MIB:.1f} MiB; another's"
-            f" round trips took {1000 * late:.1f} ms at the 99th percentile"
-        )
-        assert grown < 16 * MIB
-        assert late < LIMIT
-
-
-# --- Floods without an end of line --------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("name", "size"), [("server1", 256), ("server2", 32), ("server3", 32)])
-def test_a_line_without_an_end(name, size):
-    """256 MB without an end of line cost no memory and get one error; the next line is answered.
-
-    Less of it in servers 2 and 3, which have the same conversation.
+    The contract says within ten seconds and one; a busy machine may take longer.
     """
-    with Server(name) as server, server.connect() as client:
-        round_trips(server, client, 10)
-        before = memory(server.pid)
-        block = b"9" * MIB
-        for _ in range(size):
-            client.sendall(block)
-        client.sendall(b"\n1 + 1\n")
-        client.shutdown(socket.SHUT_WR)
-        assert read_all(client) == b"error: line longer than 1024 bytes\n2\n"
-        grown = peak(server.pid) - before
-        print(f"{name}: a line of {size} MiB: memory grew by {grown / MIB:.2f} MiB")
-        assert grown < 4 * MIB
+    late = 450 if os.name == "nt" else 850  # There, the test itself has only a select of 512.
+    with Server(name, prefix=one_processor) as server, contextlib.ExitStack() as stack:
+        first = Busy(stack.enter_context(crowd(server, 50)), line, reply)
+        stack.enter_context(first)
+        until(lambda: first.error or all(first.served.values()), "the first are at work")
+        with stopped(server):
+            others = Busy(stack.enter_context(crowd(server, late)), line, reply)
+        stack.enter_context(others)
+        until(lambda: others.error or all(others.served.values()), "all are answered", seconds)
+        assert not first.error and not others.error
 
 
-# --- Drip ---------------------------------------------------------------------------------------
+@crowded
+def test_nobody_gets_what_is_anothers(name):
+    """Clients connect, ask, also for half a line, read, and leave, all as chance has it."""
+    with Server(name) as server, contextlib.ExitStack() as stack:
+        unsent, owed = {}, {}  # by client: what is to follow, and the numbers to be read
+        for number in range(10_000, 13_000):
+            if len(owed) < 100 or random.random() < 0.1:
+                client = stack.enter_context(server.connect())
+                unsent[client], owed[client] = b"", []
+            client = random.choice(list(owed))
+            asked = question(server, number)[0]
+            cut = random.randrange(len(asked))
+            client.sendall(unsent[client] + asked[:cut])
+            unsent[client] = asked[cut:]
+            owed[client].append(str(number))
+            chance = random.random()
+            if chance < 0.1:
+                del owed[client]
+                random.choice((socket.socket.close, close_with_reset))(client)
+            elif chance < 0.5:
+                client.sendall(unsent[client])
+                assert [read_line(client) for _ in owed[client]] == owed[client]
+                unsent[client], owed[client] = b"", []
+        for client, numbers in owed.items():
+            client.sendall(unsent[client])
+            client.shutdown(socket.SHUT_WR)
+            assert read_all(client).decode().split() == numbers
 
 
-@pytest.mark.parametrize("name", CROWDED)
-def test_slow_and_silent_clients(name):
-    """500 clients send a byte a second, 200 send nothing. Another 30 notice nothing."""
-    with Server(name) as server, crowd(server, 200), crowd(server, 500) as slow:
-        with crowd(server, 30) as others:
-            all_answered(server, others)
-            asked, answer = question(server, 2)
-            samples = []
-            second = time.monotonic() + 1
-            for client in slow:
-                client.sendall(asked[:1])
-            while time.monotonic() < second:
-                for client in others:
-                    samples += round_trips(server, client, 1)
-            for client in slow:
-                client.sendall(asked[1:])
-            for client in others:
-                samples += round_trips(server, client, 1)
-            late = percentile(samples, 99)
-            print(
-                f"{name}: beside 700 slow and silent clients, {len(samples)} round trips took"
-                f" {1000 * late:.1f} ms at the 99th percentile"
-            )
-            assert late < LIMIT
-        for client in slow:  # they are answered, too
-            assert receive(client, len(answer)) == answer
+# --- No room ------------------------------------------------------------------------------------
+
+FEW_THREADS = """
+import _thread, runpy, sys
+start = _thread.start_new_thread
+def start_one_of_few(*arguments):
+    if _thread._count() >= 20:
+        raise RuntimeError("can't start new thread")
+    return start(*arguments)
+_thread.start_new_thread = start_one_of_few
+del sys.argv[:2]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
-# --- Fairness -----------------------------------------------------------------------------------
+def test_a_client_for_whom_server2_has_no_thread_is_told():
+    """The log says why; the others are served on; and 1,000 such clients have cost no place."""
+    with Server("server2", prefix=(sys.executable, "-c", FEW_THREADS)) as server:
+        with crowd(server, 20) as clients:
+            assert all_answered(server, clients)
+            for _ in range(1000):
+                with server.connect() as late:
+                    assert read_all(late) == FULL
+            until(lambda: server.log().count("refused: can't start new thread\n") == 1000)
+            assert all_answered(server, clients)
+        server.connect_when_free().close()
 
 
-@pytest.mark.parametrize("kind", ["longest", "shortest", "curtest"])
-@pytest.mark.parametrize("name", ["server2", "server3"])
-def test_a_quick_question_beside_costly_ones(name, kind):
-    """While 8 send the costliest lines as fast as they can, a ninth is answered within 100 ms.
+@linux
+@servers
+def test_without_a_free_descriptor_it_waits(name):
+    """It says so, uses next to no processor, serves its clients, and the next when there is room.
 
-    This is the 99th percentile, in the best of some attempts. The lines are the costliest of all;
-    those with the longest replies for their length; and short ones with short replies.
+    The kernel may have reserved one for the next client, so two come; server1's has to leave.
     """
-    line = {
-        "longest": COSTLIEST.read_bytes().partition(b"\n")[0] + b"\n",
-        "shortest": COSTLY,
-        "curtest": b"7**1180%7**620%2\n",
-    }[kind]
-    late = []
-    while len(late) < ATTEMPTS and min(late, default=LIMIT) >= LIMIT:
-        with Server(name) as server, crowd(server, 8) as others, server.connect() as ninth:
-            all_answered(server, [*others, ninth])
-            with Busy(others, line * 64) as load:
-                until(lambda load=load: min(load.served.values()), "the others are at work")
-                late.append(percentile(round_trips(server, ninth, 50), 99))
-            assert load.error is None
-    figures = ", ".join(f"{1000 * one:.1f}" for one in late)
-    print(f"{name}: beside 8 who send the {kind} lines: {figures} ms at the 99th percentile")
-    assert min(late) < LIMIT
+    with Server(name) as server, crowd(server, 1 if name == "server1" else 5) as clients:
+        assert all_answered(server, clients)
+        set_limit(server.pid, "NOFILE", descriptors(server.pid))
+        says_so = lambda: "waiting: Too many open files\n" in server.log()  # noqa: E731
+        if name == "server1":
+            clients.pop().close()
+            until(says_so, "it says so")
+        with crowd(server, 2 if clients else 1) as late:
+            until(says_so, "it says so")
+            begun, used = time.monotonic(), processor_seconds(server.pid)
+            time.sleep(0.3)  # the span that is measured
+            used = processor_seconds(server.pid) - used
+            assert used < 0.1 * (time.monotonic() - begun)
+            assert all_answered(server, clients)
+            set_limit(server.pid, "NOFILE", 64)
+            assert all_answered(server, late)
 
 
-def test_newcomers_beside_hundreds_who_compute():
-    """300 threads of server2 have work for minutes. Six new clients are answered within 2 seconds.
-
-    This is the best of some attempts. The server also stops within a second.
-    """
-    late = []
-    while len(late) < ATTEMPTS and min(late, default=2) >= 2:
-        with Server("server2") as server, crowd(server, 300) as others:
-            all_answered(server, others)
-            for other in others:
-                other.sendall(b"7**1180%7**620%2+7**1180%7**620%2\n" * 500)
-            waits = []
-            for _ in range(6):
-                begun = time.monotonic()
-                with server.connect() as newcomer:
-                    all_answered(server, [newcomer])
-                waits.append(time.monotonic() - begun)
-            late.append(max(waits))
-            status, seconds = server.stop()
-            assert status == -signal.SIGTERM
-            assert seconds < 1
-    figures = ", ".join(f"{one:.2f}" for one in late)
-    print(f"server2: beside 300 who compute, newcomers were answered after {figures} s")
-    assert min(late) < 2
+# --- Clients that do their worst ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["server2", "server3"])
-def test_newcomers_behind_many_who_left(name):
-    """300 clients send work for half a minute and reset. A new one is answered within 2 seconds.
-
-    This is the best of some attempts. The server does not compute what nobody waits for.
-    """
-    late = []
-    while len(late) < ATTEMPTS and min(late, default=2) >= 2:
-        with Server(name) as server, crowd(server, 300) as others:
-            all_answered(server, others)
-            for other in others:
-                other.sendall(COSTLY * 400)
-                reset(other)
-            begun = time.monotonic()
-            with server.connect() as newcomer:
-                all_answered(server, [newcomer])
-            late.append(time.monotonic() - begun)
-    figures = ", ".join(f"{one:.2f}" for one in late)
-    print(f"{name}: behind 300 who left, a newcomer was answered after {figures} s")
-    assert min(late) < 2
+@linux
+@crowded
+def test_clients_that_never_read_cost_bounded_memory_and_slow_nobody(name):
+    """Ten send lines with long replies whenever they can. Another is answered 4,000 times."""
+    with Server(name) as server, crowd(server, 10) as deaf, server.connect() as other:
+        assert all_answered(server, [*deaf, other])
+        before = status(server.pid, "VmHWM")
+        seconds = []
+        for client in deaf:
+            client.setblocking(False)
+        for _ in range(4000):
+            for client in deaf:
+                with contextlib.suppress(BlockingIOError):
+                    client.send(b"9**1047\n" * 1000)
+            seconds.append(round_trip(server, other))
+            assert status(server.pid, "VmHWM") - before < LEEWAY
+        assert statistics.median(seconds) < 0.1
 
 
-@pytest.mark.parametrize("name", ["server2", "server3"])
-def test_newcomers_beside_costly_ones(name):
-    """While 60 clients send costly lines, a new client is answered within a second.
-
-    This is the mean of five clients, one after another, in the best of some attempts.
-    """
-    late = []
-    while len(late) < ATTEMPTS and min(late, default=1) >= 1:
-        with Server(name) as server, crowd(server, 60) as others:
-            all_answered(server, others)
-            with Busy(others, b"9**1000//7**700%9**999\n" * 16) as load:
-                until(lambda load=load: min(load.served.values()), "the others are at work")
-                begun = time.monotonic()
-                for _ in range(5):
-                    with server.connect() as newcomer:
-                        all_answered(server, [newcomer])
-                late.append((time.monotonic() - begun) / 5)
-            assert load.error is None
-    figures = ", ".join(f"{one:.2f}" for one in late)
-    print(f"{name}: beside 60 who send costly lines, newcomers were answered after {figures} s")
-    assert min(late) < 1
-
-
-# --- No pause -----------------------------------------------------------------------------------
-
-
+@linux
 @pytest.mark.parametrize("name", CALCULATORS)
-def test_two_small_replies_without_a_pause(name):
-    """The second of two small replies does not wait until the first is acknowledged, in 40 ms.
-
-    The second line is on its way before the first is answered, so that it acknowledges nothing.
-    """
+def test_a_line_without_an_end_costs_bounded_memory(name):
+    """32 MiB of it get one error, and the next line its reply."""
     with Server(name) as server, server.connect() as client:
-        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        asked, answer = question(server, 2)
-        slow = b"+".join([b"7**1180%7**620*0"] * 10) + b"+2\n"
-        samples = []
-        for _ in range(100):
-            begun = time.perf_counter()
-            client.sendall(slow)
-            time.sleep(0.0003)  # it is at work on the first
-            client.sendall(asked)
-            assert receive(client, 2 * len(answer)) == 2 * answer
-            samples.append(time.perf_counter() - begun)
-        late = percentile(samples, 90)
-        print(f"{name}: two lines, {1000 * late:.1f} ms at the 90th percentile")
-        assert late < 0.02
+        assert answered(server, client)
+        before = status(server.pid, "VmHWM")
+        client.sendall(b"9" * 2**25 + b"\n1 + 1\n")
+        assert read_line(client) == "error: line longer than 1024 bytes"
+        assert read_line(client) == "2"
+        assert status(server.pid, "VmHWM") - before < LEEWAY
+
+
+@pytest.mark.parametrize("name", ["server2", "server3"])
+def test_beside_eight_that_compute_without_pause_a_ninth_is_answered(name):
+    """The contract says within 100 ms, 99 times of 100; a busy machine keeps it half the time."""
+    line = b"+".join([b"7**1180%7**620"] * 60)
+    request, reply = (line + b"\n") * 16, load(name).reply(line) * 16
+    with Server(name) as server, crowd(server, 8) as eight, server.connect() as ninth:
+        with Busy(eight, request, reply) as busy:
+            until(lambda: busy.error or all(busy.served.values()), "the eight are at work")
+            seconds = [round_trip(server, ninth) for _ in range(30)]
+        assert not busy.error
+        assert statistics.median(seconds) < 0.1
+
+
+# --- Storms -------------------------------------------------------------------------------------
+
+
+@linux
+@servers
+def test_storms_leave_nothing_behind(name):
+    """After thousands of clients the server has as many descriptors and threads, and the memory.
+
+    The first storm fills caches and allocators.
+    """
+    with Server(name) as server:
+        left = lambda: (descriptors(server.pid), status(server.pid, "Threads"))  # noqa: E731
+        before = left()
+        for count in (300, 3000):
+            size = status(server.pid, "VmHWM")
+            storm(server, count, 40 if name in CROWDED else 1)
+            until(lambda: left() == before, "all have left")
+        assert status(server.pid, "VmHWM") - size < LEEWAY
+        assert "Traceback" not in server.log()
+
+
+def storm(server, count, most):
+    """So many connect, some of them at a time, say something or nothing, and leave in any way."""
+
+    def half_close(client):
+        client.shutdown(socket.SHUT_WR)
+        read_all(client)
+        client.close()
+
+    present = []
+    for _ in range(count):
+        with contextlib.suppress(OSError):  # server1 refuses or resets it.
+            present.append(server.connect())
+            present[-1].sendall(random.choice((b"", b"1 +", b"2\n3", b"9**999\n" * 20)))
+        while len(present) > random.randrange(most):
+            with contextlib.suppress(OSError), present.pop(0) as client:
+                random.choice((socket.socket.close, close_with_reset, half_close))(client)
+    for client in present:
+        client.close()
