@@ -1,20 +1,21 @@
 """The servers' arithmetic against Python's own."""
 
-import ast
 import math
 import pathlib
+import re
 import struct
-import threading
 import time
+import tokenize
 
 import oracle
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support import CALCULATORS, ROOT, SCRIPTS, load
+from support import CALCULATORS, ROOT, SCRIPTS, ask, load
 
 evaluate, reply = load("server1").evaluate, load("server1").reply
 words = str.split
+REASON = "expected .+, found .+|division by .+|number too .+|the result is .+|too many .+"
 
 
 def check(text):
@@ -32,17 +33,7 @@ def check(text):
 # --- Python is right ----------------------------------------------------------------------------
 
 
-OPERATORS = [
-    *words("+ - * / // % **") * 2,
-    " + ",
-    "\t-",
-    "* ",
-    "\xa0/",
-    " //\r",
-    "% ",
-    " **",
-    "** ",
-]
+OPERATORS = [*words("+ - * / // % **") * 2, " + ", "\t-", "* ", "\xa0/", " //\r", "% ", " **"]
 SIGNS = ["", "", "", "", "", "", "", "-", "+", "--", "-+ ", "- ", " +\t-"]
 SPECIAL = words(
     "0 00 1 2 7 10 007 0.0 .5 2. 1e-3 1E3 1.e+2 .5E-1 1e308 1e999 5e-324 0e0 00.5 08. 09e1 1000 "
@@ -95,13 +86,8 @@ def tens(size, special=SPECIAL):
     return seeds.map(lambda s: [grown(s[i : i + size], special) for i in range(0, len(s), size)])
 
 
-EXPRESSION = st.binary(min_size=20, max_size=80).map(grown)
-EXPRESSIONS = tens(60)
-HUGE_EXPRESSIONS = tens(25, HUGE)
-
-
 many = settings(
-    max_examples=800,
+    max_examples=500,
     deadline=None,
     database=None,
     print_blob=True,
@@ -110,7 +96,7 @@ many = settings(
 
 
 @many
-@given(EXPRESSIONS)
+@given(tens(60))
 def test_expressions_have_pythons_values(texts):
     """Ten at a time."""
     for text in texts:
@@ -118,7 +104,7 @@ def test_expressions_have_pythons_values(texts):
 
 
 @many
-@given(HUGE_EXPRESSIONS)
+@given(tens(25, HUGE))
 def test_expressions_near_the_bound_have_pythons_values(texts):
     """Integers of about 1,000 digits, as a result and on the way."""
     for text in texts:
@@ -135,9 +121,10 @@ def test_text_of_the_alphabet_has_pythons_value_or_is_an_error(text):
 @many
 @given(st.binary(max_size=40))
 def test_any_bytes_get_one_line_of_printable_ascii(data):
-    """Whatever it is."""
+    """A value, or an error and its reason."""
     (line,) = reply(data.replace(b"\n", b"")).decode("ascii").splitlines()
     assert line.isprintable()
+    assert re.fullmatch(f"[-+.e0-9]+|error: ({REASON})", line)
 
 
 # --- Values, errors and bounds ------------------------------------------------------------------
@@ -151,14 +138,13 @@ def test_any_bytes_get_one_line_of_printable_ascii(data):
         ("\ufeff1\xa0+\u20031\r", "2"),
         ("-" * 1023 + "1", "-1"),
         ("-" * 1021 + "0.0", "-0.0"),
-        ("(" * 150 + "1" + ")" * 150, "1"),
         ("1**(-1)**10**900", "1"),
         ("3/1e999", "0.0"),
         ("1" * 1000, "1" * 1000),
         ("1" * 1001, "error: number too large"),
         ("1" * 1001 + "//" + "1" * 20, "error: number too large"),
-        ("10**999*10", "error: number too large"),
         ("9*10**999+10**999-10**999", "error: number too large"),
+        ("10**999*10//10", "error: number too large"),
         ("3**2096//3**2095", "error: number too large"),
         ("9**9**9", "error: number too large"),
         ("0**-5000", "error: division by zero"),
@@ -166,7 +152,6 @@ def test_any_bytes_get_one_line_of_printable_ascii(data):
         ("1e999", "error: the result is not a finite number"),
         ("1e999-1e999", "error: the result is not a finite number"),
         ("(-2)**.5", "error: the result is not a real number"),
-        ("(" * 1024, "error: too many nested parentheses"),
         ("", "error: expected a number, found 'end of line'"),
         ("1+", "error: expected a number, found 'end of line'"),
         ("2^3", "error: expected an operator, found '^'"),
@@ -175,26 +160,27 @@ def test_any_bytes_get_one_line_of_printable_ascii(data):
         ("(1 2", "error: expected an operator or ')', found '2'"),
         ("2*\u22123", "error: expected a number, found '\\u2212'"),
         ("\u0663", "error: expected a number, found '\\u0663'"),
+        ("1e", "error: expected an operator, found 'e'"),
         (".", "error: expected a number, found '.'"),
         ("sqrt(2)", "error: expected a number, found 'sqrt'"),
         ("1_0", "error: expected an operator, found '_0'"),
     ],
     ids=lambda text: text[:12],
 )
-def test_replies(text, expected):
-    """The value, or the reason."""
+def test_a_line_gets_its_value_or_the_reason(text, expected):
+    """In words that a person understands."""
     assert reply(text.encode()).decode() == f"{expected}\n"
 
 
 @pytest.mark.parametrize("name", CALCULATORS)
-def test_nesting_is_bounded_in_a_thread_too(name):
-    """An error, and not a crash of the thread."""
-    replies = []
-    call = load(name).reply
-    thread = threading.Thread(target=lambda: replies.append(call(b"-(" * 512)))
-    thread.start()
-    thread.join()
-    assert replies == [b"error: too many nested parentheses\n"]
+def test_150_nested_levels_have_a_value_and_1024_are_an_error(name, running):
+    """In the real server, so in a thread of server2 too."""
+    with running(name).connect() as client:
+        assert ask(client, "1**-(" * 150 + "1" + ")" * 150) == "1.0"
+        assert ask(client, "(" * 1024) in (
+            "error: too many nested parentheses",
+            "error: expected a number, found 'end of line'",  # PyPy has no fixed limit.
+        )
 
 
 def seconds(call):
@@ -221,11 +207,8 @@ def test_no_known_line_is_costly():
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_nothing_is_run(name):
     """No script names eval, exec, compile, ast or a way to them, but re.compile."""
-    forbidden = {"eval", "exec", "compile", "__import__", "__builtins__", "globals", "ast", "code"}
-    for node in ast.walk(ast.parse((ROOT / f"{name}.py").read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Name):
-            assert node.id not in forbidden, f"line {node.lineno}"
-        elif isinstance(node, ast.Attribute) and node.attr in forbidden:
-            assert ast.unparse(node) == "re.compile", f"line {node.lineno}"
-        elif isinstance(node, (ast.Import, ast.ImportFrom)):
-            assert not forbidden & {alias.name for alias in node.names}
+    forbidden = words("eval exec compile ast code builtins __builtins__ __import__ globals")
+    with open(ROOT / f"{name}.py", "rb") as file:
+        tokens = [token.string for token in tokenize.tokenize(file.readline)]
+    for i, token in enumerate(tokens):  # A comment or a string is one token.
+        assert token not in forbidden or tokens[i - 2 : i + 1] == ["re", ".", "compile"], token

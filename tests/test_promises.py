@@ -1,6 +1,6 @@
 """What the project promises, one short test for each promise: read this first.
 
-The other files have the corners, each of one subject; test_load.py has hundreds of clients.
+The other files have the corners, each of one subject.
 """
 
 import contextlib
@@ -170,8 +170,8 @@ def test_many_chat_at_once(name, running):
 def test_one_more_than_it_takes_is_told(name):
     """The others notice nothing, and one that leaves makes room."""
     with Server(name) as server, crowd(server, load(name).MAX_CLIENTS) as clients:
-        with server.connect() as one_more:
-            assert read_all(one_more) == b"error: server full\n"
+        with server.connect() as one_more, server.connect() as another:  # Both stay.
+            assert read_all(one_more) == read_all(another) == b"error: server full\n"
         clients[0].shutdown(socket.SHUT_WR)
         assert clients[0].recv(1) == b""
         with server.connect() as next_one:
