@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A calculator for many clients at once: a thread for every client.
 
-The model: the main thread accepts clients. Each gets a thread, which makes the calls of server1.py.
+The model: the main thread accepts clients. Each gets a thread, which chats with it as server1 does.
 What it costs: memory for every thread, and time to switch between them. Many compute no faster than
 one, because of Python's global interpreter lock. In free-threaded builds they use all processors.
 """
@@ -29,7 +29,7 @@ TOO_BIG = 10**1000  # the first integer of more than 1,000 digits
 
 # --- The model: every client in a thread of its own ---------------------------------------------
 PLACES = threading.Semaphore(MAX_CLIENTS)  # counts free places: acquire() takes one, if there is
-LOGGING = threading.Semaphore(4)  # threads that may log: a pipe with room takes so many lines
+LOGGING = threading.Semaphore(32)  # so many may log at once: a pipe with room takes 32 lines
 
 
 def serve(listener: socket.socket) -> None:
@@ -196,7 +196,7 @@ def factor(tokens: list[str]) -> float:
         value = expression(tokens)
         if (token := tokens.pop()) != ")":
             raise ValueError(f"expected an operator or ')', found {token!a}")
-    elif token in SUMS:  # a sign, or several: all are taken here, since there may be a thousand
+    elif token in SUMS:  # a sign, or many: a call for each could be too many calls for Python
         while tokens[-1] in SUMS:
             token += tokens.pop()
         return -factor(tokens) if token.count("-") % 2 else factor(tokens)
@@ -225,7 +225,7 @@ def power(base: float, exponent: float) -> float:
     return result
 
 
-# --- The command line, and the log: the same in all four servers --------------------------------
+# --- The command line, and the log --------------------------------------------------------------
 
 
 def main() -> None:

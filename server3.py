@@ -45,7 +45,7 @@ class Client:
         self.finished = False  # whether it has sent everything; it may still read what we owe it
 
     def receive(self) -> None:
-        """Read what the client has sent; now we owe it the replies. Raises OSError."""
+        """Read from a client that we owe nothing; now we owe it the replies. Raises OSError."""
         data = self.sock.recv(CHUNK)
         if data:
             self.owed = self.conversation.feed(data)
@@ -237,7 +237,7 @@ def factor(tokens: list[str]) -> float:
         value = expression(tokens)
         if (token := tokens.pop()) != ")":
             raise ValueError(f"expected an operator or ')', found {token!a}")
-    elif token in SUMS:  # a sign, or several: all are taken here, since there may be a thousand
+    elif token in SUMS:  # a sign, or many: a call for each could be too many calls for Python
         while tokens[-1] in SUMS:
             token += tokens.pop()
         return -factor(tokens) if token.count("-") % 2 else factor(tokens)
@@ -266,7 +266,7 @@ def power(base: float, exponent: float) -> float:
     return result
 
 
-# --- The command line, and the log: the same in all four servers --------------------------------
+# --- The command line, and the log --------------------------------------------------------------
 
 
 def main() -> None:

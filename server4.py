@@ -37,7 +37,7 @@ class Client:
         self.finished = False  # whether it has sent everything; it may still read what we owe it
 
     def receive(self) -> None:
-        """Read what the client has sent; now we owe it the replies. Raises OSError."""
+        """Read from a client that we owe nothing; now we owe it the replies. Raises OSError."""
         data = self.sock.recv(CHUNK)
         if data:
             self.owed = self.conversation.feed(data)
@@ -135,7 +135,7 @@ class Conversation:
         return b""
 
 
-# --- The command line, and the log: the same in all four servers --------------------------------
+# --- The command line, and the log --------------------------------------------------------------
 
 
 def main() -> None:
