@@ -2,6 +2,7 @@
 """A calculator for many clients at once: a thread for every client.
 
 The model: the main thread accepts clients. Each gets a thread, which chats with it as server1 does.
+
 What it costs: memory for every thread, and time to switch between them. Many compute no faster than
 one, because of Python's global interpreter lock. In free-threaded builds they use all processors.
 """
@@ -29,7 +30,6 @@ TOO_BIG = 10**1000  # the first integer of more than 1,000 digits
 
 # --- The model: every client in a thread of its own ---------------------------------------------
 PLACES = threading.Semaphore(MAX_CLIENTS)  # counts free places: acquire() takes one, if there is
-LOGGING = threading.Semaphore(32)  # so many may log at once: a pipe with room takes 32 lines
 
 
 def serve(listener: socket.socket) -> None:
@@ -293,12 +293,11 @@ def reason(error: Exception) -> str:
 
 def log(text: str) -> None:
     """Write a line to standard error. Drop it if that would fail, or would have to wait."""
-    with LOGGING:
-        with contextlib.suppress(OSError, TypeError, ValueError):  # select may not take it.
-            if not select.select([], [sys.stderr], [], 0)[1]:
-                return  # It is a full pipe that nobody reads: to write would wait for ever.
-        with contextlib.suppress(OSError, AttributeError, ValueError):  # It is closed.
-            sys.stderr.write(f"{text}\n")
+    with contextlib.suppress(OSError, TypeError, ValueError):  # select may not take it.
+        if not select.select([], [sys.stderr], [], 0)[1]:
+            return  # It is a full pipe that nobody reads: to write would wait for ever.
+    with contextlib.suppress(OSError, AttributeError, ValueError):  # It is closed.
+        sys.stderr.write(f"{text}\n")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,6 @@ DIFFERENT = {
     "Conversation": ["server1 server2 server3", "server4"],
     "main": ["server1 server2 server3 server4", "client"],
     "ask": ["server1 server2 server3 server4", "client"],
-    "log": ["server1 server3 server4", "server2"],
 }
 
 
