@@ -71,8 +71,7 @@ def test_what_is_no_port_gets_one_line(name, arguments):
 def test_a_port_in_use_gets_one_line(name):
     """With the address and the reason."""
     with socket.create_server(("127.0.0.1", 0)) as other:
-        port = other.getsockname()[1]
-        status, _, errors = run(name, port)
+        status, _, errors = run(name, port := other.getsockname()[1])
     assert status == 1
     assert re.fullmatch(rf"{name}: cannot listen on 127\.0\.0\.1:{port}: .+\n", errors)
 
